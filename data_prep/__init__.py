@@ -1,0 +1,1 @@
+"""Corpora to shards: sources, tokenizer, pipeline. Needs neither torch nor deepspeed."""

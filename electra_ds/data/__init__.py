@@ -1,0 +1,1 @@
+"""Shards to rows: the file format, the order of rows, and the loader."""

@@ -1,0 +1,34 @@
+"""The shard format: blocks in WebDataset tars, a binary index per tar, and one manifest.
+
+Only numpy and the standard library are needed, so a machine that prepares data needs no torch.
+`docs/data-format.md` describes the bytes.
+"""
+
+from electra_ds.data.format.block import Block, decode_block, token_dtype
+from electra_ds.data.format.index import INDEX_RECORD, ShardIndex, read_index
+from electra_ds.data.format.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ShardInfo,
+    TokenizerInfo,
+    read_manifest,
+    verify_shards,
+)
+from electra_ds.data.format.shard import ShardWriter, read_block_bytes
+
+__all__ = [
+    "INDEX_RECORD",
+    "MANIFEST_NAME",
+    "Block",
+    "Manifest",
+    "ShardIndex",
+    "ShardInfo",
+    "ShardWriter",
+    "TokenizerInfo",
+    "decode_block",
+    "read_block_bytes",
+    "read_index",
+    "read_manifest",
+    "token_dtype",
+    "verify_shards",
+]

@@ -1,0 +1,101 @@
+"""Writing one shard (tar and index), and reading one block back."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from electra_ds.data.format.block import Block, encode_block
+from electra_ds.data.format.index import INDEX_RECORD, ShardIndex, write_index
+from electra_ds.data.format.manifest import ShardInfo
+from electra_ds.errors import DataError
+from electra_ds.files import TEMPORARY_SUFFIX, explain_full_disk, fsync_folder, sha256_of
+
+_END_OF_TAR = bytes(2 * tarfile.BLOCKSIZE)
+
+
+class ShardWriter:
+    """Writes `NAME.tar` under a temporary name, then its index, then renames both.
+
+    Use as a context manager; leaving it by an exception removes the temporary file.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], name: str) -> None:
+        """Args: folder: existing folder; name: without ending, for example ``train-000000``."""
+        self.folder, self.name = Path(folder), name
+        self._temporary = self.folder / f"{name}.tar{TEMPORARY_SUFFIX}"
+        self._file = open(self._temporary, "wb")  # noqa: SIM115 (closed in finish or __exit__)
+        self._digest = hashlib.sha256()
+        self._offset = 0
+        self._records: list[tuple[int, int, int, int, int, int, int]] = []
+
+    def add(self, block: Block) -> None:
+        """Append a block; its key is the shard's name and the block's number in it."""
+        data = encode_block(f"{self.name}-{len(self._records):05d}", block)
+        self._write(data)
+        counts = (len(block.tokens), len(block.documents), len(block.sentences))
+        self._records.append((self._offset - len(data), len(data), *counts, zlib.crc32(data), 0))
+
+    def finish(self) -> ShardInfo:
+        """Close, sync and publish the shard; return what the manifest says of it."""
+        self._write(_END_OF_TAR)
+        with explain_full_disk(self._temporary):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+        records = np.array(self._records, INDEX_RECORD)
+        index = ShardIndex(records, self._offset, self._digest.hexdigest())
+        index_path = self.folder / f"{self.name}.idx"
+        os.replace(self._temporary, self.folder / f"{self.name}.tar")
+        write_index(index_path, index)
+        fsync_folder(self.folder)
+        return ShardInfo(
+            name=self.name,
+            bytes=self._offset,
+            sha256=index.tar_sha256,
+            index_sha256=sha256_of(index_path),
+            blocks=len(records),
+            documents=int(records["documents"].sum(dtype=np.int64)),
+            sentences=int(records["sentences"].sum(dtype=np.int64)),
+            tokens=int(records["tokens"].sum(dtype=np.int64)),
+        )
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._file.close()
+        if kind is not None:
+            self._temporary.unlink(missing_ok=True)
+
+    def _write(self, data: bytes) -> None:
+        with explain_full_disk(self._temporary):
+            self._file.write(data)
+        self._digest.update(data)
+        self._offset += len(data)
+
+
+def read_block_bytes(descriptor: int, record: np.void, where: str) -> bytes:
+    """Read a block's bytes by one positioned read and check their CRC-32.
+
+    Args:
+        descriptor: an open file descriptor of the tar; its position is not moved.
+        record: one `INDEX_RECORD`.
+        where: named in errors.
+
+    Raises:
+        DataError: the tar is cut short or was altered.
+    """
+    offset, size = int(record["offset"]), int(record["size"])
+    data = os.pread(descriptor, size, offset)
+    if len(data) != size or zlib.crc32(data) != int(record["crc32"]):
+        raise DataError(
+            f"{where}: {len(data)} of {size} bytes at offset {offset}, CRC-32 {zlib.crc32(data):08x} where the index "
+            f"says {int(record['crc32']):08x}; delete the shard and rerun prep to rebuild it"
+        )
+    return data

@@ -1,0 +1,24 @@
+"""Errors a user can act on, and how they are shown."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something in the input, the configuration or the machine that the user can put right.
+
+    The message names the thing, its value, what was expected and what to do. The command line shows
+    it without a traceback (``--debug`` brings the traceback back) and exits with status 2.
+    """
+
+
+class DataError(UserError):
+    """A file of a corpus, a shard set or a checkpoint is missing, altered or cut short."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean X?"`` for the closest of `known`, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,1 @@
+"""Checkpoints to stock Hugging Face models, and back."""

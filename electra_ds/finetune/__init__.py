@@ -1,0 +1,1 @@
+"""Fine-tuning on stock transformers: one small class per task."""

@@ -1,0 +1,1 @@
+"""Operations the model calls, one function each, with backends behind it."""

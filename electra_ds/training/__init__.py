@@ -1,0 +1,1 @@
+"""The training loop around one DeepSpeed engine: schedule, checkpoints, preemption, metrics."""
