@@ -1,0 +1,143 @@
+"""Sizes and options of the two networks. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Generator and discriminator (arXiv 2003.10555, appendix A; configure_pretraining.py)."""
+
+    layers: int = 12
+    """Transformer layers of the discriminator (count)."""
+    hidden_size: int = 256
+    """Width of the discriminator's hidden states (features)."""
+    heads: int = 4
+    """Attention heads of the discriminator (count); must divide hidden_size."""
+    intermediate_size: int = 1024
+    """Width of the discriminator's feed-forward layers (features)."""
+    embedding_size: int = 128
+    """Width of word, position and type embeddings (features); projected where it differs from a hidden size."""
+    generator_width: float = 0.25
+    """Generator's hidden size as a fraction of the discriminator's; its heads are hidden/64, its feed-forward 4x."""
+    generator_layers: int | None = None
+    """Transformer layers of the generator (count); null takes the discriminator's depth, as the paper does."""
+    vocab_size: int | None = None
+    """Entries of the vocabulary (count); null takes it from the shards' tokenizer."""
+    pad_vocab_to_multiple_of: int = 64
+    """The embedding matrix gets rows up to a multiple of this (count), for speed; they are cut again on export."""
+    max_positions: int = 512
+    """Rows of the position table (tokens): the longest sequence the exported model takes."""
+    token_types: int = 2
+    """Rows of the token type table (count): first and second text of a pair."""
+    dropout: float = 0.1
+    """Dropout after embeddings and on both sublayer outputs (probability)."""
+    attention_dropout: float | None = None
+    """Dropout on attention probabilities (probability); null takes `dropout`."""
+    layer_norm_eps: float = 1e-12
+    """Added to the variance in every LayerNorm (dimensionless)."""
+    sharing: Literal["tied", "untied", "all_tied", "gdes"] = "tied"
+    """What the networks share: tied (embeddings; the paper), untied, all_tied (the encoder too), gdes (DeBERTa v3)."""
+    gdes_positions: bool = True
+    """With gdes: the discriminator has its own difference on position embeddings too (CamemBERTa: word only)."""
+    initialization: Literal["huggingface", "google"] = "huggingface"
+    """huggingface: N(0, range). google: truncated at two sigma, Glorot for the projection and the last dense."""
+    initializer_range: float = 0.02
+    """Standard deviation of initial weights (dimensionless)."""
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "hidden_size", "heads", "intermediate_size", "embedding_size", "token_types"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name}={getattr(self, name)}: must be at least 1")
+        if self.hidden_size % self.heads:
+            raise ValueError(
+                f"model.heads={self.heads} does not divide model.hidden_size={self.hidden_size}; "
+                f"these do: {_divisors(self.hidden_size)}"
+            )
+        if not 0 < self.generator_width <= 1:
+            raise ValueError(f"model.generator_width={self.generator_width}: must lie in (0, 1]")
+        if self.generator_hidden_size % self.generator_heads:
+            raise ValueError(
+                f"model.generator_width={self.generator_width} makes a generator of hidden size "
+                f"{self.generator_hidden_size}, which its {self.generator_heads} heads (hidden/64) do not divide; "
+                "choose a width that gives a multiple of 64"
+            )
+        if self.generator_layers is not None and self.generator_layers < 1:
+            raise ValueError(f"model.generator_layers={self.generator_layers}: must be at least 1, or null")
+        for name in ("dropout", "attention_dropout"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"model.{name}={value}: must lie in [0, 1)")
+        if self.vocab_size is not None and self.vocab_size < 8:
+            raise ValueError(f"model.vocab_size={self.vocab_size}: must be at least 8, or null to take the tokenizer's")
+        if self.max_positions < 16:
+            raise ValueError(f"model.max_positions={self.max_positions}: must be at least 16")
+        if self.pad_vocab_to_multiple_of < 1:
+            raise ValueError(f"model.pad_vocab_to_multiple_of={self.pad_vocab_to_multiple_of}: must be at least 1")
+        if self.sharing == "all_tied" and (self.generator_width != 1 or self.generator_depth != self.layers):
+            raise ValueError(
+                "model.sharing=all_tied needs networks of one size: set model.generator_width to 1 "
+                f"(is {self.generator_width}) and leave model.generator_layers null"
+            )
+
+    @property
+    def generator_hidden_size(self) -> int:
+        """Width of the generator's hidden states (features)."""
+        return int(self.hidden_size * self.generator_width)
+
+    @property
+    def generator_heads(self) -> int:
+        """Attention heads of the generator: max(1, hidden/64); all_tied takes the discriminator's."""
+        return self.heads if self.sharing == "all_tied" else max(1, self.generator_hidden_size // 64)
+
+    @property
+    def generator_intermediate_size(self) -> int:
+        """Width of the generator's feed-forward layers: four times its hidden size."""
+        return self.intermediate_size if self.sharing == "all_tied" else 4 * self.generator_hidden_size
+
+    @property
+    def generator_depth(self) -> int:
+        """Transformer layers of the generator (count)."""
+        return self.layers if self.generator_layers is None else self.generator_layers
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding matrix (count)."""
+        if self.vocab_size is None:
+            raise ValueError("model.vocab_size is not known yet: it comes from the shards' tokenizer")
+        return -(-self.vocab_size // self.pad_vocab_to_multiple_of) * self.pad_vocab_to_multiple_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """Replaced token detection (ELECTRA, section 2)."""
+
+    mask_fraction: float = 0.15
+    """Selected positions as a share of a row's real tokens; the paper's large uses 0.25."""
+    mask_token_probability: float = 0.85
+    """A selected position becomes [MASK] with this probability and else stays as it is."""
+    generator_weight: float = 1.0
+    """Weight of the generator's loss."""
+    discriminator_weight: float = 50.0
+    """Weight of the discriminator's loss."""
+    temperature: float = 1.0
+    """Softmax temperature of the generator's samples; above 1 makes replacements easier to tell."""
+    disallow_correct: bool = False
+    """Never sample the original token."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_fraction < 1:
+            raise ValueError(f"objective.mask_fraction={self.mask_fraction}: must lie in (0, 1)")
+        if not 0 <= self.mask_token_probability <= 1:
+            raise ValueError(f"objective.mask_token_probability={self.mask_token_probability}: must lie in [0, 1]")
+        if self.temperature <= 0:
+            raise ValueError(f"objective.temperature={self.temperature}: must be above 0")
+        for name in ("generator_weight", "discriminator_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"objective.{name}={getattr(self, name)}: must be at least 0")
+
+
+def _divisors(value: int) -> str:
+    return ", ".join(str(d) for d in range(1, value + 1) if value % d == 0)

@@ -1,0 +1,76 @@
+"""Word, position and type embeddings, and the ways the networks share them.
+
+Shape legend: B rows, L tokens, E embedding size, V padded vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from electra_ds.model.config import ModelConfig
+
+
+class TiedEmbedding(nn.Module):
+    """Word embeddings that also serve as the output matrix of the generator's head.
+
+    Both uses go through this module's call and never reach for `.weight` from outside, so that a sharded engine
+    (ZeRO-3) gathers the parameter for each.
+    """
+
+    def __init__(self, entries: int, features: int, padding_id: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(entries, features))
+        self.padding_id = padding_id
+
+    def forward(self, ids: Tensor | None = None, hidden: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """Look `ids` [...] up, or project `hidden` [N, E] onto the vocabulary with `bias` [V].
+
+        Returns:
+            [..., E] embeddings, or [N, V] logits. The padding row gets no gradient from look-ups.
+        """
+        if ids is not None:
+            return functional.embedding(ids, self.weight, padding_idx=self.padding_id)
+        assert hidden is not None
+        return functional.linear(hidden, self.weight, bias)
+
+
+class Embeddings(nn.Module):
+    """LayerNorm(word + position + type); dropout is each network's own."""
+
+    def __init__(self, config: ModelConfig, padding_id: int) -> None:
+        super().__init__()
+        self.word = TiedEmbedding(config.padded_vocab_size, config.embedding_size, padding_id)
+        self.position = nn.Embedding(config.max_positions, config.embedding_size)
+        self.token_type = nn.Embedding(config.token_types, config.embedding_size)
+        self.norm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
+
+    def forward(self, ids: Tensor, positions: Tensor, token_types: Tensor) -> Tensor:
+        """Embed int64 [B, L] ids, positions and token types into [B, L, E]."""
+        return self.norm(self.word(ids) + self.token_type(token_types) + self.position(positions))
+
+
+class DeltaEmbeddings(nn.Module):
+    """Gradient-disentangled sharing (DeBERTa v3, section 3.2): E(ids).detach() + delta(ids), delta from zero.
+
+    The discriminator reads the generator's embeddings but sends no gradient into them; its own difference, types and
+    LayerNorm learn instead. On export the difference is added in.
+    """
+
+    def __init__(self, config: ModelConfig, padding_id: int) -> None:
+        super().__init__()
+        self.word_delta = nn.Embedding(config.padded_vocab_size, config.embedding_size, padding_idx=padding_id)
+        self.position_delta = (
+            nn.Embedding(config.max_positions, config.embedding_size) if config.gdes_positions else None
+        )
+        self.token_type = nn.Embedding(config.token_types, config.embedding_size)
+        self.norm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
+
+    def forward(self, base: Embeddings, ids: Tensor, positions: Tensor, token_types: Tensor) -> Tensor:
+        """Embed int64 [B, L] into [B, L, E], on top of `base`'s detached embeddings."""
+        word = base.word(ids).detach() + self.word_delta(ids)
+        position = base.position(positions).detach()
+        if self.position_delta is not None:
+            position = position + self.position_delta(positions)
+        return self.norm(word + self.token_type(token_types) + position)

@@ -1,0 +1,106 @@
+"""Which positions the generator must fill in (ELECTRA.md "The step", 1 and 2; pretrain_helpers.py `mask`).
+
+Shape legend: B rows, L tokens, K = `max_selected`, the static number of slots for selected positions of a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from electra_ds.model import noise
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Ids of the special tokens, as the shards' tokenizer numbers them."""
+
+    pad: int
+    unk: int
+    cls: int
+    sep: int
+    mask: int
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Selected positions of a batch.
+
+    Attributes:
+        positions: int64 [B, K], ascending within the valid ones; 0 where not valid.
+        valid: bool [B, K].
+        generator_ids: int64 [B, L], the text with [MASK] at most selected positions.
+    """
+
+    positions: Tensor
+    valid: Tensor
+    generator_ids: Tensor
+
+
+def max_selected(mask_fraction: float, length: int) -> int:
+    """Most positions that a row of `length` tokens can have selected: int((p + .005) L), at least 1."""
+    return max(1, int((mask_fraction + 0.005) * length))
+
+
+def selected_count(real: Tensor, candidates: Tensor, mask_fraction: float, length: int) -> Tensor:
+    """How many positions to select, int64 [B].
+
+    Args:
+        real: int64 [B], real tokens with [CLS] and [SEP].
+        candidates: int64 [B], tokens that may be selected.
+        mask_fraction: share of real tokens.
+        length: L.
+    """
+    wanted = torch.round(real.to(torch.float64) * mask_fraction).to(torch.int64)  # half to even, as Python rounds
+    return torch.minimum(wanted.clamp(1, max_selected(mask_fraction, length)), candidates)
+
+
+def select(
+    input_ids: Tensor,
+    real: Tensor,
+    keys: Tensor,
+    special: SpecialIds,
+    mask_fraction: float,
+    mask_token_probability: float,
+) -> Selection:
+    """Draw positions without replacement, and put [MASK] at most of them.
+
+    Without replacement, unlike the original, where 7-12% of positions come twice. [CLS], [SEP], [MASK] and padding are
+    never selected, [UNK] may be. A row without candidates has none.
+
+    Args:
+        input_ids: int64 [B, L].
+        real: bool [B, L], false at padding.
+        keys: int64 [B], from `noise.row_keys`.
+        special: ids of special tokens.
+        mask_fraction: share of real tokens to select.
+        mask_token_probability: chance of a selected position to become [MASK].
+    """
+    length = input_ids.shape[1]
+    index = torch.arange(length, device=input_ids.device)
+    candidates = real.clone()
+    for token in (special.cls, special.sep, special.mask, special.pad):
+        candidates &= input_ids != token
+    count = selected_count(real.sum(1), candidates.sum(1), mask_fraction, length)
+    score = noise.bits(keys[:, None], index[None, :], noise.SELECT)
+    score = score.masked_fill(~candidates, torch.iinfo(torch.int64).max)
+    slots = max_selected(mask_fraction, length)
+    chosen = score.topk(slots, dim=1, largest=False, sorted=True).indices
+    valid = torch.arange(slots, device=input_ids.device)[None, :] < count[:, None]
+    positions = chosen.masked_fill(~valid, length).sort(dim=1).values
+    positions = positions.masked_fill(~valid, 0)
+    becomes_mask = noise.uniform(keys[:, None], positions, noise.MASK) < mask_token_probability
+    generator_ids = scatter_tokens(
+        input_ids, positions, torch.full_like(positions, special.mask), valid & becomes_mask
+    )
+    return Selection(positions, valid, generator_ids)
+
+
+def scatter_tokens(input_ids: Tensor, positions: Tensor, tokens: Tensor, where: Tensor) -> Tensor:
+    """Copy of `input_ids` [B, L] with `tokens` [B, K] put at `positions` [B, K] wherever `where` [B, K] is true."""
+    length = input_ids.shape[1]
+    # One slot more than the row holds takes the writes that are not wanted.
+    extended = torch.nn.functional.pad(input_ids, (0, 1))
+    return extended.scatter(1, positions.masked_fill(~where, length), tokens)[:, :length]
