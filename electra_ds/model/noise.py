@@ -40,7 +40,7 @@ def row_keys(seed: int, epoch: Tensor, row: Tensor) -> Tensor:
 
 def bits(keys: Tensor, positions: Tensor, purpose: int) -> Tensor:
     """62 random bits as non-negative int64, broadcast over `keys` and `positions` (both int64)."""
-    return _shift(mix(mix(keys + purpose * _MIX_1) + (positions + 1) * _GOLDEN), 2)
+    return _shift(mix(mix(keys + _signed(purpose * _MIX_1 % (1 << 64))) + (positions + 1) * _GOLDEN), 2)
 
 
 def uniform(keys: Tensor, positions: Tensor, purpose: int) -> Tensor:
