@@ -1,0 +1,80 @@
+"""From rows to micro-batches: masks drawn, counts agreed, losses scaled.
+
+Shape legend: R rows of this rank in a step, B rows of a micro-batch, L tokens, K slots for selected positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from electra_ds.data.loader import Rows
+from electra_ds.model import noise
+from electra_ds.model.config import ObjectiveConfig
+from electra_ds.model.electra import Batch
+from electra_ds.model.masking import SpecialIds, select
+
+
+@dataclass(frozen=True)
+class PreparedRows:
+    """What one rank trains on in one step, on the CPU, masks drawn.
+
+    Attributes:
+        tensors: the fields of `Batch` up to `generator_ids`, each [R, ...].
+        counts: float64 [2], selected positions and real tokens of these rows.
+        row_ids: int64 [R] (numpy). epochs: int64 [R] (numpy).
+    """
+
+    tensors: dict[str, Tensor]
+    counts: Tensor
+    row_ids: np.ndarray
+    epochs: np.ndarray
+
+
+def prepare(rows: Rows, objective: ObjectiveConfig, special: SpecialIds, seed: int) -> PreparedRows:
+    """Draw the masks of a rank's rows: a pure function of (seed, epoch, row), whoever computes it."""
+    input_ids, segments = torch.from_numpy(rows.ids), torch.from_numpy(rows.segments)
+    keys = noise.row_keys(seed, torch.from_numpy(rows.epochs), torch.from_numpy(rows.row_ids))
+    selection = select(
+        input_ids, segments > 0, keys, special, objective.mask_fraction, objective.mask_token_probability
+    )
+    tensors = {
+        "input_ids": input_ids,
+        "segments": segments,
+        "positions": torch.from_numpy(rows.positions),
+        "token_types": torch.from_numpy(rows.token_types),
+        "keys": keys,
+        "selected": selection.positions,
+        "selected_valid": selection.valid,
+        "generator_ids": selection.generator_ids,
+    }
+    counts = torch.stack([selection.valid.sum(), (segments > 0).sum()]).to(torch.float64)
+    return PreparedRows(tensors, counts, rows.row_ids, rows.epochs)
+
+
+def micro_batches(
+    prepared: PreparedRows, size: int, counts: Tensor, world_size: int, device: torch.device
+) -> Iterator[Batch]:
+    """Cut a rank's step into micro-batches whose losses, summed here and averaged over ranks, are the global means.
+
+    The engine averages gradients over ranks, so each sum is multiplied by world_size / (count of the global batch); a
+    mean of per-rank means would be another number.
+
+    Args:
+        prepared: rows of this rank.
+        size: B.
+        counts: float64 [2], selected positions and real tokens of the global batch.
+        world_size: ranks.
+        device: where the model lies.
+    """
+    scales = (world_size / counts.clamp(min=1)).to(device, torch.float32)
+    for begin in range(0, len(prepared.row_ids), size):
+        part = {
+            name: tensor[begin : begin + size].to(device, non_blocking=True)
+            for name, tensor in prepared.tensors.items()
+        }
+        yield Batch(**part, generator_scale=scales[0], discriminator_scale=scales[1])
