@@ -1,0 +1,302 @@
+"""Checkpoints: written aside, checksummed while written, published by a rename, loaded without running any code.
+
+    checkpoints/step-00000100/   DeepSpeed's files and checkpoint.json (state of the run, SHA-256 of each file)
+    checkpoints/latest           the name of the newest one, replaced last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from electra_ds.errors import DataError, UserError
+from electra_ds.files import TEMPORARY_SUFFIX, atomic_write, fsync_folder, full_disk_message, sha256_of, write_json
+from electra_ds.training.config import CheckpointConfig
+
+STATE_NAME = "checkpoint.json"
+LATEST_NAME = "latest"
+FORMAT_VERSION = 1
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run stands; nothing in it depends on a rank.
+
+    The five numbers of the data order are seed, epoch (which follows from the rows), rows_consumed, phase_rows (the
+    cursor inside the phase) and fingerprint.
+    """
+
+    step: int
+    """Optimizer updates made."""
+    rows_consumed: int
+    """Rows consumed by the optimizer, over all phases."""
+    phase_rows: int
+    """Rows consumed in the current phase."""
+    tokens_consumed: int
+    """Real tokens consumed by the optimizer."""
+    seed: int
+    fingerprint: str
+    """Of the shard set's manifest."""
+    tokenizer_fingerprint: str
+    special_ids: dict[str, int]
+    model: dict[str, Any]
+    """The model's config, vocabulary size filled in."""
+    objective: dict[str, Any]
+    world_size: int
+    zero_stage: int
+    precision: str
+    elapsed_seconds: float
+    """Training time over all lives of the run."""
+    versions: dict[str, str]
+
+
+def checkpoint_name(step: int) -> str:
+    """Name of the checkpoint after `step` updates."""
+    return f"step-{step:08d}"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Published checkpoints, oldest first."""
+    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(found, key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """Step that a checkpoint's name tells."""
+    match = _NAME.fullmatch(path.name)
+    if not match:
+        raise UserError(f"{path}: not a checkpoint; expected a folder named like step-00000100")
+    return int(match.group(1))
+
+
+def read_state(path: Path) -> tuple[RunState, dict[str, dict[str, Any]]]:
+    """Read ``checkpoint.json``: the state, and bytes and SHA-256 of each file.
+
+    Raises:
+        DataError: missing, not JSON, or of another version.
+    """
+    try:
+        value = json.loads((path / STATE_NAME).read_text("utf-8"))
+        if value["version"] != FORMAT_VERSION:
+            raise DataError(f"{path}: checkpoint version {value['version']}, this release reads {FORMAT_VERSION}")
+        return RunState(**value["state"]), value["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"checkpoint {path}: {STATE_NAME} is missing or damaged ({error!r})") from error
+
+
+def check_whole(path: Path) -> RunState:
+    """Compare every file with its recorded size and SHA-256.
+
+    Raises:
+        DataError: the first file that is missing, cut short or altered.
+    """
+    state, files = read_state(path)
+    for name, expected in files.items():
+        file = path / name
+        if not file.is_file():
+            raise DataError(f"checkpoint {path}: {name} is missing")
+        if file.stat().st_size != expected["bytes"]:
+            raise DataError(f"checkpoint {path}: {name} has {file.stat().st_size} bytes, expected {expected['bytes']}")
+        if sha256_of(file) != expected["sha256"]:
+            raise DataError(f"checkpoint {path}: {name} was altered (its sha256 differs)")
+    return state
+
+
+def newest_whole(folder: Path, say: Callable[[str], None]) -> tuple[Path, RunState] | None:
+    """Find the newest checkpoint whose every file is as it was written; say which were skipped and why."""
+    skipped = []
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            return path, check_whole(path)
+        except DataError as error:
+            skipped.append(str(error))
+            say(f"skipped: {error}")
+    if skipped:
+        raise DataError(
+            f"{folder}: none of its {len(skipped)} checkpoints is whole ({skipped[0]}); restore one from a copy, or "
+            "begin again in another --output"
+        )
+    return None
+
+
+class SafeCheckpointEngine:
+    """What DeepSpeed writes and reads through.
+
+    Writing goes through a Python file object, so a full disk is an `OSError` with a number and the SHA-256 is taken on
+    the way; errors are kept until all ranks can agree on them, since raising inside the engine would leave the others
+    waiting. Reading is torch's weights-only loading with a short allow-list.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, dict[str, Any]] = {}
+        self.error: str | None = None
+
+    def create(self, info: Any) -> None:
+        """Begin a checkpoint."""
+        self.files, self.error = {}, None
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Create a folder."""
+        os.makedirs(path, exist_ok=exist_ok)
+
+    def save(self, state_dict: Any, path: str) -> None:
+        """Write one file and remember its checksum."""
+        try:
+            with open(path, "wb") as file:
+                hashing = _HashingFile(file)
+                torch.save(state_dict, hashing)
+                file.flush()
+                os.fsync(file.fileno())
+            self.files[Path(path).name] = {"bytes": hashing.bytes, "sha256": hashing.digest.hexdigest()}
+        except (OSError, RuntimeError) as error:
+            self.error = full_disk_message(path, error)
+
+    def load(self, path: str, map_location: Any = None) -> Any:
+        """Read one file without running anything in it."""
+        return load_weights_only(Path(path), map_location)
+
+    def commit(self, info: Any) -> bool:
+        """All files of this rank are written."""
+        return True
+
+    def is_data_parallel_writer(self, dp_rank: int) -> bool:
+        """Whether this rank writes the module's weights."""
+        return dp_rank == 0
+
+    def is_decoupled(self) -> bool:
+        """Whether files are written by another process."""
+        return False
+
+    def set_commit_info(self, info: Any) -> None:
+        """Nothing to keep."""
+
+    def get_commit_info(self) -> None:
+        """Nothing kept."""
+
+    def cleanup(self) -> None:
+        """Nothing to release."""
+
+    def preserves_storage_sharing(self) -> bool:
+        """torch.save keeps tensors that share memory shared."""
+        return True
+
+
+class _HashingFile:
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.digest, self.bytes = file, hashlib.sha256(), 0
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        self.bytes += len(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def load_weights_only(path: Path, map_location: Any = "cpu") -> Any:
+    """Load a file of a checkpoint; only tensors, plain values and DeepSpeed's own four small classes are allowed.
+
+    Raises:
+        DataError: anything else is in it, or it is damaged.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    allowed = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise DataError(f"{path}: refused or damaged ({first}); it was not written by electra_ds pretrain") from error
+
+
+def save_checkpoint(
+    engine: Any, folder: Path, state: RunState, config: CheckpointConfig, exchange: Callable[[Any], list[Any]]
+) -> Path:
+    """Write, agree, publish.
+
+    Args:
+        engine: DeepSpeed engine; its checkpoint engine is a `SafeCheckpointEngine`.
+        folder: ``RUN/checkpoints``.
+        state: where the run stands.
+        config: what to keep.
+        exchange: gathers one object of every rank on every rank.
+
+    Raises:
+        UserError: some rank could not write; the unfinished folder is removed, earlier checkpoints are untouched.
+    """
+    final = folder / checkpoint_name(state.step)
+    partial = folder / (final.name + TEMPORARY_SUFFIX)
+    writer: SafeCheckpointEngine = engine.checkpoint_engine
+    first = torch.distributed.get_rank() == 0
+    if first:
+        shutil.rmtree(partial, ignore_errors=True)
+    exchange(None)
+    engine.save_checkpoint(str(folder), tag=partial.name, client_state={}, save_latest=False)
+    reports = exchange((writer.files, writer.error))
+    errors = [error for _, error in reports if error]
+    if not errors and first:
+        errors = _publish(partial, final, state, {name: entry for files, _ in reports for name, entry in files.items()})
+    errors = errors or [error for error in exchange(errors[0] if errors else None) if error]
+    if errors:
+        if first:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(f"checkpoint not saved: {errors[0]}")
+    if first:
+        _prune(folder, config, keep=final)
+    return final
+
+
+def _publish(partial: Path, final: Path, state: RunState, files: dict[str, dict[str, Any]]) -> list[str]:
+    try:
+        (partial / "zero_to_fp32.py").unlink(missing_ok=True)  # DeepSpeed's script: a checkpoint holds data only
+        write_json(partial / STATE_NAME, {"version": FORMAT_VERSION, "state": asdict(state), "files": files})
+        fsync_folder(partial)
+        if final.exists():
+            shutil.rmtree(final)
+        os.rename(partial, final)
+        fsync_folder(final.parent)
+        with atomic_write(final.parent / LATEST_NAME, "w") as file:
+            file.write(final.name + "\n")
+    except (OSError, UserError) as error:
+        return [str(error) if isinstance(error, UserError) else full_disk_message(partial, error)]
+    return []
+
+
+def _prune(folder: Path, config: CheckpointConfig, keep: Path) -> None:
+    """Remove what is neither among the last k nor a multiple of keep_every; unfinished folders too."""
+    published = list_checkpoints(folder)
+    for path in published[: -config.keep_last]:
+        permanent = config.keep_every is not None and step_of(path) % config.keep_every == 0
+        if path != keep and not permanent:
+            shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(f"*{TEMPORARY_SUFFIX}"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def load_checkpoint(engine: Any, path: Path, state: RunState, world_size: int, stage: int) -> None:
+    """Put weights, optimizer and loss scale back.
+
+    Raises:
+        UserError: saved by another number of ranks or at another ZeRO stage.
+    """
+    if (state.world_size, state.zero_stage) != (world_size, stage) and (state.zero_stage or stage):
+        raise UserError(
+            f"checkpoint {path} was saved by {state.world_size} rank(s) at ZeRO stage {state.zero_stage}; this is "
+            f"{world_size} rank(s) at stage {stage}. Resume as it was saved"
+        )
+    engine.load_checkpoint(str(path.parent), tag=path.name, load_lr_scheduler_states=False)

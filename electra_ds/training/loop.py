@@ -1,0 +1,402 @@
+"""The training loop: build, resume, then step after step."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from electra_ds.command_line import plain
+from electra_ds.data.loader import Prefetcher, RowSource, rank_positions, require_enough_rows
+from electra_ds.data.mixing import hash_words
+from electra_ds.data.shards import ShardSet
+from electra_ds.distributed import Place
+from electra_ds.errors import UserError
+from electra_ds.model.config import ModelConfig
+from electra_ds.model.electra import Electra
+from electra_ds.model.flops import peak_flops, step_flops_per_token
+from electra_ds.model.masking import SpecialIds
+from electra_ds.recipe import Recipe
+from electra_ds.training import engine as engines
+from electra_ds.training.batches import PreparedRows, micro_batches, prepare
+from electra_ds.training.checkpoint import (
+    RunState,
+    SafeCheckpointEngine,
+    load_checkpoint,
+    newest_whole,
+    save_checkpoint,
+)
+from electra_ds.training.metrics import Audit, Meter, Writer
+from electra_ds.training.progress import Progress
+from electra_ds.training.schedule import PhasePlan, learning_rate, phase_at, plan_phases
+from electra_ds.training.validation import Validator
+
+_STEP_SEED = 31
+
+
+class Trainer:
+    """One rank of one life of a run."""
+
+    def __init__(self, recipe: Recipe, place: Place, device: torch.device) -> None:
+        """Open the data, build model and engine, resume; the process group must be up."""
+        self.recipe, self.place, self.device = recipe, place, device
+        self.folder = Path(recipe.output)
+        self.shards = ShardSet(recipe.data.path)
+        self.plans = plan_phases(recipe, place.world_size)
+        self.special, self.model_config = _fit_tokenizer(recipe, self.shards)
+        self._sources: dict[int, RowSource] = {}
+        for plan in self.plans:
+            require_enough_rows(self.source(plan.sequence_length), plan.global_batch, place.world_size)
+
+        torch.manual_seed(recipe.training.seed)
+        model = Electra(self.model_config, recipe.objective, self.special)
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        config = engines.read_deepspeed_config(recipe.deepspeed)
+        self.stage = engines.zero_stage(config)
+        self.clips_itself = engines.clips_itself(config, recipe)
+        model.to(device)
+        if recipe.training.try_batch:
+            self._try_batch(model)
+        self.engine = engines.build_engine(model, recipe, config, self.plans[0], place)
+        self.engine.checkpoint_engine = SafeCheckpointEngine()
+        self.state = self._resume()
+        self.meter = Meter(
+            recipe.objective, place.world_size, self.state.tokens_consumed, self.state.elapsed_seconds
+        )
+        self.writer = Writer(self.folder, recipe, self.state.step) if place.is_first else None
+        self.audit = Audit(self.folder, place.rank, self.state.step) if recipe.data.audit else None
+        self.progress = Progress(recipe.training.steps, self.state.step, place.is_first)
+        self._step_flops: float | None = None
+
+    def run(self) -> None:
+        """Train from where the run stands to its end, or to training.stop_after."""
+        last = min(self.recipe.training.steps, self.recipe.training.stop_after or self.recipe.training.steps)
+        self._event("resume" if self.state.step else "start", **self._description())
+        while self.state.step < last:
+            plan = phase_at(self.plans, self.state.step)
+            self._run_phase(plan, min(plan.end, last))
+        self._record_pending()
+        self._event("end" if last == self.recipe.training.steps else "stop")
+        if self.writer:
+            self.writer.close()
+        self.progress.close()
+
+    def _run_phase(self, plan: PhasePlan, last: int) -> None:
+        """Run the steps of one phase up to `last`."""
+        batches = Prefetcher(self._maker(plan), self.state.step, self.recipe.data.prefetch)
+        validator = self._validator(plan)
+        try:
+            for step in range(self.state.step + 1, last + 1):
+                prepared = next(batches)
+                self._step(plan, step, prepared, batches.waited_seconds)
+                ends = step == self.recipe.training.steps
+                stops = step == last and last in (self.recipe.training.steps, self.recipe.training.stop_after)
+                if validator and (step % self.recipe.validation.every == 0 or ends):
+                    self._validate(validator, step)
+                if step % self.recipe.checkpoint.every == 0 or stops:
+                    self._save()
+        finally:
+            batches.close()
+
+    def _step(self, plan: PhasePlan, step: int, prepared: PreparedRows, waited: float) -> None:
+        """One optimizer update: forward and backward over the micro-batches, then the step and its record."""
+        recipe, world_size = self.recipe, self.place.world_size
+        seed_everything(recipe.training.seed, step, self.place.rank)
+        rate = learning_rate(recipe.schedule, recipe.optimizer.learning_rate, step - 1, recipe.training.steps)
+        engines.set_hyperparameters(self.engine, recipe.optimizer, rate, step - self.engine.skipped_steps)
+        counts = engines.all_reduce_sum(prepared.counts, self.device, world_size)
+        sums: Tensor | None = None
+        histogram: Tensor | None = None
+        for number, batch in enumerate(micro_batches(prepared, plan.micro_batch, counts, world_size, self.device)):
+            self.engine.set_gradient_accumulation_boundary(number == plan.accumulation - 1)
+            output = self.engine(batch)
+            self.engine.backward(output["loss"], scale_wrt_gas=False)
+            sums = output["statistics"] if sums is None else sums + output["statistics"]
+            histogram = output["histogram"] if histogram is None else histogram + output["histogram"]
+        assert sums is not None and histogram is not None
+        gradient_norm = self._clip()
+        self.engine.step()
+        gradient_norm = self.engine.get_global_grad_norm() if gradient_norm is None else gradient_norm
+
+        self.meter.count_tokens(int(counts[1]))
+        self.state = dataclasses.replace(
+            self.state,
+            step=step,
+            rows_consumed=self.state.rows_consumed + plan.global_batch,
+            phase_rows=(step - plan.begin) * plan.global_batch,
+            tokens_consumed=self.meter.tokens_consumed,
+        )
+        if self.audit:
+            self.audit.write(step, prepared.epochs, prepared.row_ids)
+        if step % recipe.logging.every == 0:
+            source = self.source(plan.sequence_length)
+            line = {
+                "kind": "train",
+                "step": step,
+                "learning_rate": rate,
+                "rows_consumed": self.state.rows_consumed,
+                "epoch": self.state.phase_rows / source.total,
+            }
+            self.meter.record(line, sums, histogram, gradient_norm, waited)
+            if self.meter.pending >= recipe.logging.flush_every:
+                self._record_pending()
+        self.progress.advance(step)
+
+    def _clip(self) -> Tensor | None:
+        """Clip where DeepSpeed would keep the norm to itself (float32 without ZeRO)."""
+        if not self.clips_itself:
+            return None
+        limit = self.recipe.optimizer.clip_norm or float("inf")
+        return torch.nn.utils.clip_grad_norm_(self.engine.module.parameters(), limit)
+
+    def _record_pending(self) -> None:
+        """Exchange and write the lines kept so far; stop if a loss is not a number."""
+        lines = self.meter.flush()
+        for line in lines:
+            flops = self._flops_per_token()
+            peak = self.recipe.training.peak_flops or (
+                peak_flops(torch.cuda.get_device_name(self.device)) if self.device.type == "cuda" else None
+            )
+            line["mfu"] = line["tokens_per_second"] * flops / (peak * self.place.world_size) if peak else None
+            if self.writer:
+                self.writer.write(line)
+        if lines:
+            if self.writer:
+                self.writer.flush()
+            self.progress.show(lines[-1])
+        bad = next((line for line in lines if not _finite(line["loss"])), None)
+        if bad:
+            raise UserError(
+                f"the loss of step {bad['step']} is not a finite number (generator {bad['generator_loss']}, "
+                f"discriminator {bad['discriminator_loss']}); lower optimizer.learning_rate, or take another "
+                "training.precision, and run again: it goes on from the last checkpoint"
+            )
+
+    def _flops_per_token(self) -> float:
+        if self._step_flops is None:
+            plan = phase_at(self.plans, self.state.step)
+            self._step_flops = step_flops_per_token(
+                self.model_config, self.recipe.objective.mask_fraction, plan.sequence_length
+            )
+        return self._step_flops
+
+    def _validate(self, validator: Validator, step: int) -> None:
+        self._record_pending()
+        named = self.meter.named(validator.run(self.engine))
+        validator.write_samples(
+            self.engine, self.folder, self.shards.folder / "tokenizer", step, self.recipe.validation.samples
+        )
+        line = {"kind": "validation", "step": step, **named, "elapsed_seconds": self.meter.elapsed}
+        if self.writer:
+            self.writer.write(line)
+            self.writer.flush()
+        self.progress.show(line)
+
+    def _save(self) -> None:
+        self._record_pending()
+        begun = time.perf_counter()
+        self.state = dataclasses.replace(self.state, elapsed_seconds=self.meter.elapsed)
+        path = save_checkpoint(
+            self.engine, self.folder / "checkpoints", self.state, self.recipe.checkpoint, self._exchange
+        )
+        self._event("save", checkpoint=path.name, seconds=time.perf_counter() - begun)
+
+    def _resume(self) -> RunState:
+        """Load the newest whole checkpoint, or describe a run that has not begun."""
+        found: tuple[Path, RunState] | None = None
+        error: Exception | None = None
+        if self.place.is_first:
+            try:
+                found = newest_whole(self.folder / "checkpoints", self._say)
+            except UserError as problem:
+                error = problem
+        found, error = self._exchange((found, error))[0]
+        if error:
+            raise error
+        fresh = self._fresh_state()
+        if found is None:
+            return fresh
+        path, state = found
+        _check_fits(path, state, fresh)
+        load_checkpoint(self.engine, path, state, self.place.world_size, self.stage)
+        self._say(f"resumed from {path} at step {state.step}")
+        return dataclasses.replace(
+            state,
+            world_size=fresh.world_size,
+            zero_stage=fresh.zero_stage,
+            precision=fresh.precision,
+            versions=fresh.versions,
+        )
+
+    def _fresh_state(self) -> RunState:
+        manifest = self.shards.manifest
+        return RunState(
+            step=0,
+            rows_consumed=0,
+            phase_rows=0,
+            tokens_consumed=0,
+            seed=self.recipe.training.seed,
+            fingerprint=manifest.fingerprint,
+            tokenizer_fingerprint=manifest.tokenizer.fingerprint,
+            special_ids=dataclasses.asdict(self.special),
+            model=plain(self.model_config),
+            objective=plain(self.recipe.objective),
+            world_size=self.place.world_size,
+            zero_stage=self.stage,
+            precision=self.recipe.training.precision,
+            elapsed_seconds=0.0,
+            versions=versions(),
+        )
+
+    def source(self, length: int) -> RowSource:
+        """Training rows of `length` tokens."""
+        if length not in self._sources:
+            self._sources[length] = RowSource(self.shards, self.recipe.data, length, self.recipe.training.seed)
+        return self._sources[length]
+
+    def _maker(self, plan: PhasePlan) -> Callable[[int], PreparedRows]:
+        """Function of the updates made so far: this rank's rows of the next one."""
+        source = self.source(plan.sequence_length)
+
+        def make(step: int) -> PreparedRows:
+            consumed = (step - plan.begin) * plan.global_batch
+            positions = rank_positions(consumed, plan.global_batch, self.place.rank, self.place.world_size)
+            return prepare(source.at(positions), self.recipe.objective, self.special, self.recipe.training.seed)
+
+        return make
+
+    def _validator(self, plan: PhasePlan) -> Validator | None:
+        if not self.shards.manifest.total("validation", "blocks"):
+            return None
+        shards = ShardSet(self.recipe.data.path, "validation")
+        source = RowSource(shards, self.recipe.data, plan.sequence_length, seed=0)
+        return Validator(
+            source,
+            self.recipe.validation.rows,
+            plan.micro_batch,
+            self.recipe.objective,
+            self.special,
+            self.place.rank,
+            self.place.world_size,
+            self.device,
+        )
+
+    def _try_batch(self, model: Electra) -> None:
+        """Run the largest micro-batch forward and backward, beside a stand-in for gradients and optimizer state."""
+        largest = max(self.plans, key=lambda plan: plan.micro_batch * plan.sequence_length)
+        positions = rank_positions(0, largest.micro_batch * self.place.world_size, self.place.rank, self.place.world_size)
+        rows = self.source(largest.sequence_length).at(positions)
+        prepared = prepare(rows, self.recipe.objective, self.special, self.recipe.training.seed)
+        batch = next(micro_batches(prepared, largest.micro_batch, prepared.counts, 1, self.device))
+        precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.recipe.training.precision)
+        copies = 12 if self.stage == 0 else 12 // self.place.world_size + 2
+        try:
+            stand_in = torch.empty(self.parameters * copies, dtype=torch.uint8, device=self.device)
+            with torch.autocast(self.device.type, precision, enabled=precision is not None):
+                model(batch)["loss"].backward()
+            del stand_in
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "memory" not in str(error):
+                raise
+            raise UserError(
+                f"one micro-batch of {largest.micro_batch} rows of {largest.sequence_length} tokens does not fit into "
+                f"the memory of {self.device} ({str(error).splitlines()[0]}); lower training.micro_batch_size: the "
+                "global batch stays what it is, in more portions"
+            ) from error
+        model.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _event(self, event: str, **details: Any) -> None:
+        if self.writer:
+            self.writer.write({"kind": "event", "step": self.state.step, "event": event, "time": time.time(), **details})
+            self.writer.flush()
+        if event in ("stop", "end"):
+            verb = "stopped" if event == "stop" else "finished"
+            self._say(f"{verb} after step {self.state.step} of {self.recipe.training.steps}; run folder {self.folder}")
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "world_size": self.place.world_size,
+            "launcher": self.place.launcher,
+            "zero_stage": self.stage,
+            "precision": self.recipe.training.precision,
+            "device": str(self.device.type),
+            "parameters": self.parameters,
+            "versions": versions(),
+        }
+
+    def _exchange(self, value: Any) -> list[Any]:
+        """Gather one object of each rank on every rank."""
+        gathered: list[Any] = [None] * self.place.world_size
+        torch.distributed.all_gather_object(gathered, value)
+        return gathered
+
+    def _say(self, message: str) -> None:
+        if self.place.is_first:
+            print(message, flush=True)
+
+
+def seed_everything(seed: int, step: int, rank: int) -> None:
+    """Seed dropout for one step of one rank, so that a resumed run draws what the undisturbed one would."""
+    word = int(hash_words(_STEP_SEED, seed, step, rank)[0])
+    torch.manual_seed(word % (1 << 63))
+    np.random.seed(word % (1 << 32))
+    random.seed(word)
+
+
+def versions() -> dict[str, str]:
+    """Releases of what computes."""
+    import deepspeed
+
+    from electra_ds import __version__
+
+    return {
+        "electra_ds": __version__,
+        "torch": torch.__version__,
+        "deepspeed": deepspeed.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and np.isfinite(value)
+
+
+def _fit_tokenizer(recipe: Recipe, shards: ShardSet) -> tuple[SpecialIds, ModelConfig]:
+    """Take vocabulary size and special ids from the shards, and refuse a model that disagrees."""
+    info = shards.manifest.tokenizer
+    asked = recipe.model.vocab_size
+    if asked is not None and asked != info.vocab_size:
+        raise UserError(
+            f"model.vocab_size={asked}, but the tokenizer of {shards.folder} has {info.vocab_size} entries; "
+            "leave model.vocab_size null to take the tokenizer's"
+        )
+    special = SpecialIds(pad=info.pad_id, unk=info.unk_id, cls=info.cls_id, sep=info.sep_id, mask=info.mask_id)
+    return special, dataclasses.replace(recipe.model, vocab_size=info.vocab_size)
+
+
+def _check_fits(path: Path, state: RunState, fresh: RunState) -> None:
+    """Refuse a checkpoint of another model, seed or shard set."""
+    if state.fingerprint != fresh.fingerprint:
+        raise UserError(
+            f"checkpoint {path} was trained on another shard set (fingerprint {state.fingerprint[:12]}..., these shards "
+            f"are {fresh.fingerprint[:12]}...), so its place in the data means nothing here; give the run its own "
+            "shards as data.path, or choose another --output"
+        )
+    different = [
+        f"{key}: {state.model.get(key)!r} there, {value!r} here"
+        for key, value in fresh.model.items()
+        if state.model.get(key) != value
+    ]
+    if different or state.seed != fresh.seed:
+        different += [f"seed: {state.seed} there, {fresh.seed} here"] if state.seed != fresh.seed else []
+        raise UserError(f"checkpoint {path} is of another model ({'; '.join(different)}); choose another --output")
