@@ -7,11 +7,12 @@ and under a plain srun every rank would believe it is rank 0 of 1.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from electra_ds.errors import UserError
@@ -30,6 +31,8 @@ class Place:
     master_port: int
     launcher: str
     """``torchrun``, ``srun``, ``mpirun``, ``environment`` (the five variables set by hand) or ``single``."""
+    local_world_size: int = 1
+    """Ranks on this machine, as far as the launcher tells."""
 
     @property
     def is_first(self) -> bool:
@@ -73,7 +76,7 @@ def find_place(environment: Mapping[str, str] | None = None) -> Place:
         )
     if scheduler:
         return _checked(_with_rendezvous(scheduler, env))
-    return Place(0, 1, 0, "127.0.0.1", _free_port(), "single")
+    return Place(0, 1, 0, "127.0.0.1", _free_port(), "single", 1)
 
 
 def _slurm(env: Mapping[str, str]) -> Place | None:
@@ -88,16 +91,19 @@ def _slurm(env: Mapping[str, str]) -> Place | None:
                 "put 'srun' before electra-ds in the batch script"
             )
         return None
-    return Place(_need(env, "SLURM_PROCID"), tasks, _need(env, "SLURM_LOCALID"), "", 0, "srun")
+    per_node = env.get("SLURM_STEP_TASKS_PER_NODE") or env.get("SLURM_TASKS_PER_NODE") or "1"
+    here = int(re.split(r"\D", per_node)[0] or 1)  # "2(x3),1" is two on each of three nodes: the first node's count
+    return Place(_need(env, "SLURM_PROCID"), tasks, _need(env, "SLURM_LOCALID"), "", 0, "srun", here)
 
 
 def _mpi(env: Mapping[str, str]) -> Place | None:
-    for rank, size, local in (
-        ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
-        ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
+    for rank, size, local, here in (
+        ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+        ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
     ):
         if rank in env and size in env:
-            return Place(_need(env, rank), _need(env, size), _number(env, local) or 0, "", 0, "mpirun")
+            local_size = _number(env, here) or 1
+            return Place(_need(env, rank), _need(env, size), _number(env, local) or 0, "", 0, "mpirun", local_size)
     return None
 
 
@@ -111,7 +117,7 @@ def _with_rendezvous(place: Place, env: Mapping[str, str]) -> Place:
         port = port or 20000 + int(env["SLURM_JOB_ID"]) % 20000 + int(env["SLURM_STEP_ID"]) % 64
     elif not (address and port):
         address, port = _agree_by_mpi()
-    return Place(place.rank, place.world_size, place.local_rank, address, port, place.launcher)
+    return replace(place, master_addr=address, master_port=port)
 
 
 def _first_host(env: Mapping[str, str]) -> str:
@@ -156,6 +162,7 @@ def _from_variables(env: Mapping[str, str], launcher: str) -> Place:
         env["MASTER_ADDR"],
         numbers["MASTER_PORT"],
         launcher,
+        _number(env, "LOCAL_WORLD_SIZE") or 1,
     )
 
 

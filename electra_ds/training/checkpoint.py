@@ -262,7 +262,6 @@ def save_checkpoint(
 
 def _publish(partial: Path, final: Path, state: RunState, files: dict[str, dict[str, Any]]) -> list[str]:
     try:
-        (partial / "zero_to_fp32.py").unlink(missing_ok=True)  # DeepSpeed's script: a checkpoint holds data only
         write_json(partial / STATE_NAME, {"version": FORMAT_VERSION, "state": asdict(state), "files": files})
         fsync_folder(partial)
         if final.exists():

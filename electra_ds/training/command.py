@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from electra_ds.command_line import print_error
@@ -15,23 +19,82 @@ from electra_ds.recipe import RECIPE_NAME, Recipe, check_same_run, parse_recipe,
 def main(arguments: list[str], program: str) -> int:
     """Train, or go on training, as the recipe says; the same command under any launcher.
 
-    All ranks leave through `distributed.leave`: status 0 well, 2 a user's error (told once, by the first rank).
+    All ranks leave through `distributed.leave`: status 0 well, 2 a user's error, told once with the rank that met it.
     """
-    recipe = parse_recipe(arguments, program)
+    if any(argument in ("-h", "--help") for argument in arguments):
+        parse_recipe(arguments, program)
     place = find_place()
-    if place.is_first:
-        prepare_folder(recipe)
-    _set_threads(recipe, place)
-    status = 2
     try:
+        recipe = parse_recipe(arguments, program)
+        _set_threads(recipe, place)
         _train(recipe, place)
-        status = 0
     except UserError as error:
-        if os.environ.get("ELECTRA_DS_DEBUG"):
-            raise
-        if place.is_first or _alone(error):
-            print_error(error)
-    leave(status)
+        if "--debug" in arguments or os.environ.get("ELECTRA_DS_DEBUG"):
+            traceback.print_exc()
+        _tell(error, place)
+        leave(2)
+    except Exception:
+        sys.stderr.write(f"rank {place.rank} of {place.world_size} on {socket.gethostname()} failed:\n")
+        traceback.print_exc()
+        leave(1)
+    leave(0)
+
+
+def _train(recipe: Recipe, place: Place) -> None:
+    import torch
+
+    from electra_ds.training.engine import choose_device, start_process_group
+    from electra_ds.training.loop import Trainer
+
+    if place.world_size == 1:
+        prepare_folder(recipe)  # an answer before the slow imports below are used
+    device = choose_device(recipe.training.device, recipe.training.precision, place.local_rank)
+    start_process_group(place, device)
+    _agree(lambda: prepare_folder(recipe), place)
+    Trainer(recipe, place, device).run()
+    torch.distributed.barrier()
+
+
+def _agree(action: Callable[[], None], place: Place) -> None:
+    """Let the first rank act; if it meets a user's error, every rank raises it."""
+    import torch
+
+    problem: list[str | None] = [None]
+    if place.is_first:
+        try:
+            action()
+        except UserError as error:
+            problem = [str(error)]
+    torch.distributed.broadcast_object_list(problem)
+    if problem[0] is not None:
+        raise UserError(problem[0])
+
+
+def _tell(error: UserError, place: Place) -> None:
+    """Print an error once: the first rank to meet it speaks, and says which it is if it is not rank 0."""
+    import torch
+
+    if torch.distributed.is_initialized():
+        from torch.distributed.distributed_c10d import _get_default_store
+
+        try:
+            speaks = _get_default_store().add("electra_ds/error", 1) == 1
+        except RuntimeError:  # rank 0, which keeps the store, has spoken and left
+            speaks = False
+    else:
+        speaks = True
+    if speaks:
+        print_error(error if place.is_first else UserError(f"rank {place.rank} of {place.world_size}: {error}"))
+
+
+def _set_threads(recipe: Recipe, place: Place) -> None:
+    """Share the cores this process may use among the ranks of its machine."""
+    import torch
+
+    threads = recipe.training.threads
+    if threads is None and "OMP_NUM_THREADS" in os.environ:
+        return
+    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // place.local_world_size))
 
 
 def prepare_folder(recipe: Recipe) -> None:
@@ -53,15 +116,3 @@ def prepare_folder(recipe: Recipe) -> None:
     with atomic_write(stored, "w") as file:
         file.write(recipe_yaml(recipe))
 
-
-def _train(recipe: Recipe, place: Place) -> None:
-    import torch
-
-    from electra_ds.training.engine import choose_device, start_process_group
-    from electra_ds.training.loop import Trainer
-
-    device = choose_device(recipe.training.device, recipe.training.precision, place.local_rank)
-    start_process_group(place, device)
-    trainer = Trainer(recipe, place, device)
-    trainer.run()
-    torch.distributed.barrier()

@@ -102,8 +102,8 @@ def zero_stage(config: dict[str, Any]) -> int:
 def complete_config(config: dict[str, Any], recipe: Recipe, phase: PhasePlan, parameters: int) -> dict[str, Any]:
     """Fill batch sizes, clipping, precision and buffer sizes into a DeepSpeed config."""
     zero = {
-        # Buckets default to half a billion elements; the parameter count is as large as one can be filled.
-        key: (parameters if value == "auto" else value)
+        # Buckets default to half a billion elements; the parameter count, made even as DeepSpeed demands, fills one.
+        key: (parameters + parameters % 2 if value == "auto" else value)
         for key, value in config.get("zero_optimization", {}).items()
     }
     completed = {
@@ -170,6 +170,7 @@ def build_engine(
     optimizer = build_optimizer(model)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
     forget_phantom_step(engine)
+    engine._copy_recovery_script = lambda save_path: None  # a checkpoint holds data only, no scripts
     return engine
 
 

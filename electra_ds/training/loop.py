@@ -118,7 +118,9 @@ class Trainer:
         for number, batch in enumerate(micro_batches(prepared, plan.micro_batch, counts, world_size, self.device)):
             self.engine.set_gradient_accumulation_boundary(number == plan.accumulation - 1)
             output = self.engine(batch)
-            self.engine.backward(output["loss"], scale_wrt_gas=False)
+            # The engine divides by its accumulation count, at stage 0 even when told not to (scale_wrt_gas): undone
+            # here, as the scales of a batch already make the sum over micro-batches the mean of the global batch.
+            self.engine.backward(output["loss"] * self.engine.gradient_accumulation_steps())
             sums = output["statistics"] if sums is None else sums + output["statistics"]
             histogram = output["histogram"] if histogram is None else histogram + output["histogram"]
         assert sums is not None and histogram is not None

@@ -1,0 +1,60 @@
+"""What several seeds say together, and how it is written and shown."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+
+def summarize(scores: Sequence[float]) -> dict[str, float | None]:
+    """Median, smallest, largest, sample standard deviation (None for one score) and best of `scores`."""
+    return {
+        "median": statistics.median(scores),
+        "minimum": min(scores),
+        "maximum": max(scores),
+        "best": max(scores),
+        "standard_deviation": statistics.stdev(scores) if len(scores) > 1 else None,
+    }
+
+
+def summarize_runs(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, dict[str, float | None]]]]:
+    """Summaries over seeds: ``{initialization: {split: {metric: summary}}}``."""
+    summary: dict[str, dict[str, dict[str, dict[str, float | None]]]] = {}
+    for initialization in dict.fromkeys(run["initialization"] for run in runs):
+        chosen = [run["scores"] for run in runs if run["initialization"] == initialization]
+        summary[initialization] = {
+            split: {metric: summarize([scores[split][metric] for scores in chosen]) for metric in chosen[0][split]}
+            for split in chosen[0]
+        }
+    return summary
+
+
+def best_run(runs: Sequence[dict[str, Any]], initialization: str, metric: str) -> dict[str, Any]:
+    """The run with the highest validation score; the first among equals."""
+    return max(
+        (run for run in runs if run["initialization"] == initialization),
+        key=lambda run: run["scores"]["validation"][metric],
+    )
+
+
+def describe(results: dict[str, Any]) -> str:
+    """The table printed at the end: one line per initialization and baseline, for each split."""
+    metric = results["metric"]
+    lines = []
+    for split in ("validation", "test"):
+        if split not in next(iter(results["summary"].values())):
+            continue
+        rows = results["data"][split]["rows"]
+        lines.append(f"{metric} on {split} ({rows:,} rows), {results['settings']['seeds']} seeds:")
+        for initialization, summary in results["summary"].items():
+            lines.append(f"  {initialization:<14} {_spread(summary[split][metric])}")
+        for name, baseline in results["baselines"].items():
+            lines.append(f"  {name:<14} {baseline[split][metric]:.4f}  ({baseline['description']})")
+    return "\n".join(lines)
+
+
+def _spread(summary: dict[str, float | None]) -> str:
+    deviation = summary["standard_deviation"]
+    text = f"{summary['median']:.4f}  min {summary['minimum']:.4f}  max {summary['maximum']:.4f}"
+    return text if deviation is None else f"{text}  sd {deviation:.4f}"
