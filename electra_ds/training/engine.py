@@ -99,8 +99,12 @@ def zero_stage(config: dict[str, Any]) -> int:
     return int(config.get("zero_optimization", {}).get("stage", 0))
 
 
-def complete_config(config: dict[str, Any], recipe: Recipe, phase: PhasePlan, parameters: int) -> dict[str, Any]:
+def complete_config(
+    config: dict[str, Any], recipe: Recipe, phases: list[PhasePlan], parameters: int
+) -> dict[str, Any]:
     """Fill batch sizes, clipping, precision and buffer sizes into a DeepSpeed config."""
+    # One engine serves all phases: it must be ready to accumulate if any of them does.
+    accumulation = max(phase.accumulation for phase in phases)
     zero = {
         # Buckets default to half a billion elements; the parameter count, made even as DeepSpeed demands, fills one.
         key: (parameters + parameters % 2 if value == "auto" else value)
@@ -109,8 +113,8 @@ def complete_config(config: dict[str, Any], recipe: Recipe, phase: PhasePlan, pa
     completed = {
         **config,
         "zero_optimization": zero,
-        "train_micro_batch_size_per_gpu": phase.micro_batch,
-        "gradient_accumulation_steps": phase.accumulation,
+        "train_micro_batch_size_per_gpu": phases[0].micro_batch,
+        "gradient_accumulation_steps": accumulation,
         "gradient_clipping": 0.0 if clips_itself(config, recipe) else recipe.optimizer.clip_norm,
         "steps_per_print": 10**9,
         "zero_allow_untested_optimizer": True,
@@ -161,12 +165,12 @@ def set_hyperparameters(engine: Any, config: OptimizerConfig, rate: float, updat
 
 
 def build_engine(
-    model: nn.Module, recipe: Recipe, deepspeed_config: dict[str, Any], phase: PhasePlan, place: Place
+    model: nn.Module, recipe: Recipe, deepspeed_config: dict[str, Any], phases: list[PhasePlan], place: Place
 ) -> Any:
     """Wrap the module; the process group must be up."""
     deepspeed = import_deepspeed()
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    config = complete_config(deepspeed_config, recipe, phase, parameters)
+    config = complete_config(deepspeed_config, recipe, phases, parameters)
     optimizer = build_optimizer(model)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
     forget_phantom_step(engine)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from electra_ds.checkpoint import CHECKPOINTS, RunState, newest_whole
 from electra_ds.command_line import plain
 from electra_ds.data.loader import Prefetcher, RowSource, rank_positions, require_enough_rows
 from electra_ds.data.mixing import hash_words
@@ -27,13 +28,7 @@ from electra_ds.model.masking import SpecialIds
 from electra_ds.recipe import Recipe
 from electra_ds.training import engine as engines
 from electra_ds.training.batches import PreparedRows, micro_batches, prepare
-from electra_ds.training.checkpoint import (
-    RunState,
-    SafeCheckpointEngine,
-    load_checkpoint,
-    newest_whole,
-    save_checkpoint,
-)
+from electra_ds.training.checkpoint import SafeCheckpointEngine, load_checkpoint, save_checkpoint
 from electra_ds.training.metrics import Audit, Meter, Writer
 from electra_ds.training.progress import Progress
 from electra_ds.training.schedule import PhasePlan, learning_rate, phase_at, plan_phases
@@ -65,7 +60,7 @@ class Trainer:
         model.to(device)
         if recipe.training.try_batch:
             self._try_batch(model)
-        self.engine = engines.build_engine(model, recipe, config, self.plans[0], place)
+        self.engine = engines.build_engine(model, recipe, config, self.plans, place)
         self.engine.checkpoint_engine = SafeCheckpointEngine()
         self.state = self._resume()
         self.meter = Meter(
@@ -207,7 +202,7 @@ class Trainer:
         begun = time.perf_counter()
         self.state = dataclasses.replace(self.state, elapsed_seconds=self.meter.elapsed)
         path = save_checkpoint(
-            self.engine, self.folder / "checkpoints", self.state, self.recipe.checkpoint, self._exchange
+            self.engine, self.folder / CHECKPOINTS, self.state, self.recipe.checkpoint, self._exchange
         )
         self._event("save", checkpoint=path.name, seconds=time.perf_counter() - begun)
 
@@ -217,7 +212,7 @@ class Trainer:
         error: Exception | None = None
         if self.place.is_first:
             try:
-                found = newest_whole(self.folder / "checkpoints", self._say)
+                found = newest_whole(self.folder / CHECKPOINTS, self._say)
             except UserError as problem:
                 error = problem
         found, error = self._exchange((found, error))[0]
