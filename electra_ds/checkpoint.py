@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from electra_ds.backend import import_deepspeed
 from electra_ds.errors import DataError, UserError
 from electra_ds.files import sha256_of
 
@@ -133,6 +134,8 @@ def load_weights_only(path: Path, map_location: Any = "cpu") -> Any:
         DataError: anything else is in it, or it is damaged.
     """
     import torch
+
+    import_deepspeed()
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address

@@ -48,7 +48,12 @@ def read_weights(path: Path, state: RunState) -> dict[str, Tensor]:
 
 
 def _stage_0(model_file: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    weights = {name: tensor.float() for name, tensor in model_file["module"].items()}
+    weights: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in model_file["module"].items():
+        if tensor.data_ptr() not in seen:  # a shared parameter is listed under each of its names: the first one counts
+            weights[name] = tensor.float()
+        seen.add(tensor.data_ptr())
     masters = (model_file.get("optimizer") or {}).get("fp32_groups")
     if masters is None:
         return weights

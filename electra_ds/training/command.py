@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
 import traceback
@@ -10,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from electra_ds.command_line import print_error
+from electra_ds.data.format import read_manifest
+from electra_ds.data.format.manifest import tokenizer_fingerprint
 from electra_ds.distributed import Place, find_place, leave
-from electra_ds.errors import UserError
-from electra_ds.files import atomic_write
+from electra_ds.errors import DataError, UserError
+from electra_ds.files import TEMPORARY_SUFFIX, atomic_write
 from electra_ds.recipe import RECIPE_NAME, Recipe, check_same_run, parse_recipe, read_recipe, recipe_yaml
 
 
@@ -51,6 +54,7 @@ def _train(recipe: Recipe, place: Place) -> None:
     device = choose_device(recipe.training.device, recipe.training.precision, place.local_rank)
     start_process_group(place, device)
     _agree(lambda: prepare_folder(recipe), place)
+    _agree(lambda: keep_tokenizer(recipe), place)
     Trainer(recipe, place, device).run()
     torch.distributed.barrier()
 
@@ -116,3 +120,22 @@ def prepare_folder(recipe: Recipe) -> None:
     with atomic_write(stored, "w") as file:
         file.write(recipe_yaml(recipe))
 
+
+
+def keep_tokenizer(recipe: Recipe) -> None:
+    """Copy the shards' tokenizer into the run folder, so that the run can be converted wherever it is moved.
+
+    Raises:
+        DataError: its files are not those the shards were made with.
+    """
+    manifest = read_manifest(recipe.data.path)
+    source, target = Path(recipe.data.path) / "tokenizer", Path(recipe.output) / "tokenizer"
+    if tokenizer_fingerprint(source) != manifest.tokenizer.fingerprint:
+        raise DataError(
+            f"{source}: its files are not those the shards were made with; restore them, or rerun prep into a new folder"
+        )
+    if not target.is_dir():
+        temporary = target.with_name(target.name + TEMPORARY_SUFFIX)
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(source, temporary)
+        temporary.rename(target)

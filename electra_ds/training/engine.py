@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from electra_ds import resources
+from electra_ds.backend import import_deepspeed
 from electra_ds.distributed import Place
 from electra_ds.errors import UserError
 from electra_ds.recipe import Recipe
@@ -30,23 +30,6 @@ FILLED_IN = {
     "torch_autocast": "training.precision",
 }
 """Keys a DeepSpeed file must not hold, and where the recipe says the same: each fact is written once."""
-
-
-def import_deepspeed() -> Any:
-    """Import DeepSpeed, quiet, and with its shared-memory op off.
-
-    That op compiles for half a minute on first use, fails without ninja, and a lock that a killed build leaves behind
-    hangs every later start; gloo does the same work.
-    """
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-    from deepspeed.ops import __compatible_ops__
-
-    __compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.utils.logger.setLevel(logging.ERROR)
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    return deepspeed
 
 
 def choose_device(asked: str, precision: str, local_rank: int) -> torch.device:
