@@ -1,0 +1,116 @@
+"""What several rooms need: real text, a small shard set, and ranks."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MODULES = "argparse collections decimal doctest email fractions heapq inspect ipaddress logging optparse pathlib pdb pickle "
+MODULES += "pickletools random shutil smtplib socket statistics string tarfile textwrap threading turtle typing unittest zipfile"
+
+
+def real_documents() -> list[str]:
+    """Documentation strings of the standard library: English prose that every machine has."""
+    documents = []
+    for name in MODULES.split():
+        module = __import__(name)
+        members = [module, *(value for _, value in sorted(vars(module).items()) if inspect.isclass(value))]
+        texts = [inspect.getdoc(member) for member in members]
+        documents += [text for text in texts if text and len(text) > 200]
+    return sorted(set(documents))
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    """A JSON-lines file of a few hundred documents."""
+    path = tmp_path_factory.mktemp("corpus") / "docs.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in real_documents()), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(corpus, tmp_path_factory) -> Path:
+    """A small shard set with a WordPiece vocabulary of 1,000 entries, made by the command itself."""
+    from electra_ds.cli import main
+
+    output = tmp_path_factory.mktemp("shards") / "tiny"
+    options = {
+        "inputs": str(corpus),
+        "output": str(output),
+        "tokenizer.type": "wordpiece",
+        "tokenizer.vocab_size": 1000,
+        "block_tokens": 4096,
+        "shard_blocks": 4,
+        "validation_fraction": 0.1,
+        "workers": 1,
+    }
+    assert main(["prep", *(f"--{name}={value}" for name, value in options.items())]) == 0
+    return output
+
+
+TINY_MODEL = {
+    "model.layers": 2,
+    "model.hidden_size": 64,
+    "model.heads": 2,
+    "model.intermediate_size": 128,
+    "model.embedding_size": 32,
+    "model.generator_width": 0.5,
+    "model.dropout": 0.0,
+    "data.sequence_length": 32,
+    "training.global_batch_size": 8,
+    "optimizer.learning_rate": 1e-3,
+    "schedule.warmup": 0.1,
+    "validation.every": 1000,
+    "validation.rows": 20,
+    "logging.every": 1,
+}
+"""Options that make the shipped recipes small enough for a test."""
+
+
+def pretrain_options(shards: Path, output: Path, **changes: object) -> list[str]:
+    """Arguments of ``electra-ds pretrain`` for a tiny run; `changes` use __ for the dot."""
+    options = {**TINY_MODEL, "data.path": shards, "output": output, "training.steps": 12}
+    options.update({name.replace("__", "."): value for name, value in changes.items()})
+    return ["--config", "small", *(f"--{name}={value}" for name, value in options.items())]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This process's environment without launcher variables, one thread a rank."""
+    launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_", "SLURM_", "PMI_", "OMPI_", "TORCHELASTIC")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(launcher)}
+    return {**clean, "OMP_NUM_THREADS": "1", **extra}
+
+
+def run_ranks(
+    ranks: int, arguments: list[str], check: bool = True, launcher: str = "torchrun", **extra: str
+) -> subprocess.CompletedProcess[str]:
+    """Run ``electra-ds ARGUMENTS`` on some ranks, each a real process; the output is one text."""
+    command = [sys.executable, "-m", "electra_ds", *arguments]
+    if ranks > 1 and launcher == "torchrun":
+        prefix = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", "-m", "electra_ds"]
+        command = [sys.executable, *prefix, *arguments]
+    elif ranks > 1:
+        command = [str(Path(sys.executable).with_name("mpirun")), "-n", str(ranks), *command]
+    done = subprocess.run(
+        command,
+        env=environment(**extra),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+        check=False,
+    )
+    assert not check or done.returncode == 0, done.stdout
+    return done
+
+
+def metrics(run: Path, kind: str = "train") -> list[dict]:
+    """Lines of a run's metrics.jsonl."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+    return [line for line in lines if line["kind"] == kind]
