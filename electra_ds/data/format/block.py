@@ -48,9 +48,7 @@ class Block:
             if starts.ndim != 1 or len(starts) == 0 or starts[0] != 0:
                 raise DataError(f"block: {name} must be a non-empty 1-D array that begins with 0")
             if np.any(np.diff(starts.astype(np.int64)) <= 0) or int(starts[-1]) >= len(self.tokens):
-                raise DataError(
-                    f"block: {name} must increase strictly and end before {len(self.tokens)} tokens"
-                )
+                raise DataError(f"block: {name} must increase strictly and end before {len(self.tokens)} tokens")
 
     @property
     def document_ends(self) -> np.ndarray:

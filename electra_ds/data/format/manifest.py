@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from electra_ds.data.format.index import ShardIndex
 from electra_ds.errors import DataError
 from electra_ds.files import sha256_of, write_json
 
@@ -47,6 +50,18 @@ class ShardInfo:
     documents: int
     sentences: int
     tokens: int
+
+    @classmethod
+    def of_index(cls, name: str, index: ShardIndex, index_sha256: str) -> ShardInfo:
+        """Sum up an index."""
+        return cls(
+            name=name,
+            bytes=index.tar_bytes,
+            sha256=index.tar_sha256,
+            index_sha256=index_sha256,
+            blocks=len(index.records),
+            **{key: int(index.records[key].sum(dtype=np.int64)) for key in ("documents", "sentences", "tokens")},
+        )
 
 
 @dataclass(frozen=True)

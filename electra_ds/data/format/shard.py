@@ -6,6 +6,7 @@ import hashlib
 import os
 import tarfile
 import zlib
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -54,22 +55,15 @@ class ShardWriter:
         os.replace(self._temporary, self.folder / f"{self.name}.tar")
         write_index(index_path, index)
         fsync_folder(self.folder)
-        return ShardInfo(
-            name=self.name,
-            bytes=self._offset,
-            sha256=index.tar_sha256,
-            index_sha256=sha256_of(index_path),
-            blocks=len(records),
-            documents=int(records["documents"].sum(dtype=np.int64)),
-            sentences=int(records["sentences"].sum(dtype=np.int64)),
-            tokens=int(records["tokens"].sum(dtype=np.int64)),
-        )
+        return ShardInfo.of_index(self.name, index, sha256_of(index_path))
 
     def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self._file.close()
+        # On a full disk, closing writes the buffer once more and fails again; the first error is the one to show.
+        with nullcontext() if kind is None else suppress(OSError):
+            self._file.close()
         if kind is not None:
             self._temporary.unlink(missing_ok=True)
 

@@ -1,0 +1,54 @@
+"""``electra-ds prep``: corpora to a tokenizer and WebDataset shards."""
+
+from __future__ import annotations
+
+import time
+
+from data_prep.config import PrepConfig
+from electra_ds.command_line import parse
+from electra_ds.data.format import Manifest
+from electra_ds.errors import UserError
+from electra_ds.files import explain_full_disk
+
+
+def main(arguments: list[str], program: str) -> int:
+    """Run the command; return 0, or raise `UserError`."""
+    config = parse(PrepConfig, arguments, program)
+    from data_prep.pipeline import run
+
+    start = time.monotonic()
+    try:
+        with explain_full_disk(config.output):
+            manifest, worked = run(config)
+    except OSError as error:
+        raise UserError(f"{error.filename or config.output}: {error.strerror or error}") from error
+    if not worked:
+        print(f"{config.output} is finished and fits this command (sizes checked); nothing to do.")
+    print(summary(manifest, config, time.monotonic() - start if worked else None))
+    return 0
+
+
+def summary(manifest: Manifest, config: PrepConfig, seconds: float | None) -> str:
+    """Say in a few lines what was made, and where."""
+    statistics = manifest.statistics
+    kept, megabytes = statistics["documents_kept"], statistics["text_bytes"] / 1e6
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in statistics["documents_dropped"].items())
+    lines = [
+        f"{sum(kept.values()):,} documents, {megabytes:,.1f} MB of text, {statistics['tokens']:,} tokens"
+        + (f", in {seconds:.1f} s ({megabytes / seconds:.1f} MB/s)" if seconds else ""),
+        f"  dropped: {dropped or 'none'}; cut over several blocks: {statistics['documents_cut']:,}",
+    ]
+    for split in manifest.splits:
+        lines.append(
+            f"  {split}: {kept[split]:,} documents, {manifest.total(split, 'tokens'):,} tokens "
+            f"({manifest.total(split, 'tokens') / max(statistics['tokens'], 1):.2%}), "
+            f"{manifest.total(split, 'blocks'):,} blocks in {len(manifest.splits[split]):,} shards"
+        )
+    unknown = statistics["unknown_tokens"] / max(statistics["tokens"], 1)
+    lines.append(
+        f"  tokenizer: {manifest.tokenizer.type}, {manifest.tokenizer.vocab_size:,} ids, "
+        f"{statistics['text_bytes'] / max(statistics['tokens'], 1):.2f} bytes a token, {unknown:.3%} unknown"
+    )
+    if config.validation_fraction and not manifest.splits["validation"]:
+        lines.append("  no document fell into the validation split; raise --validation_fraction to have one")
+    return "\n".join([*lines, f"  in {config.output} (manifest {manifest.fingerprint[:12]})"])

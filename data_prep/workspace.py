@@ -1,0 +1,186 @@
+"""The output folder: is it new, begun by this very command, finished, or somebody else's?"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from electra_ds.data.format import MANIFEST_NAME, Manifest, read_manifest
+from electra_ds.data.format.manifest import tokenizer_fingerprint
+from electra_ds.errors import DataError, UserError
+from electra_ds.files import fsync_folder, sha256_of, write_json
+
+WORK_FOLDER = ".prep"
+STATE_NAME = "state.json"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """An output folder that this preparation may write to, and holds the lock of."""
+
+    output: Path
+    manifest: Manifest | None
+    """Of a finished set; shards that are missing from it are to be rebuilt."""
+    missing: tuple[str, ...] = ()
+    """What a finished set lacks."""
+
+    @property
+    def work(self) -> Path:
+        """Folder of the part files."""
+        return self.output / WORK_FOLDER
+
+    @property
+    def tokenizer(self) -> Path:
+        """Folder of the tokenizer; it is there as a whole or not at all."""
+        return self.output / "tokenizer"
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is left to do."""
+        return self.manifest is not None and not self.missing
+
+    def publish_tokenizer(self, folder: Path) -> None:
+        """Move a finished tokenizer folder to its place."""
+        for path in folder.iterdir():
+            fsync_folder(path)
+        fsync_folder(folder)
+        os.replace(folder, self.tokenizer)
+        fsync_folder(self.output)
+
+
+@contextmanager
+def claim(output: Path, identity: dict[str, Any]) -> Iterator[Workspace]:
+    """Take the output folder for one preparation.
+
+    Args:
+        output: the folder; it is made if it is not there.
+        identity: ``config`` and ``inputs``: what decides the bytes.
+
+    Raises:
+        UserError: the folder holds something else, another preparation, or is in use.
+    """
+    identity = json.loads(json.dumps(identity))
+    if output.exists() and not output.is_dir():
+        raise UserError(f"output: {output} is a file; name a folder that is new or empty")
+    made = not output.exists()
+    manifest = _finished(output, identity)
+    work = output / WORK_FOLDER
+    if manifest is None and not made:
+        _check_unfinished(output, identity)
+    missing = tuple(_missing(output, manifest)) if manifest else ()
+    work.mkdir(parents=True, exist_ok=True)
+    lock = open(work / "lock", "w")  # noqa: SIM115 (held as long as the workspace)
+    try:
+        _lock(lock, output)
+        if not (work / STATE_NAME).exists():
+            write_json(work / STATE_NAME, identity)
+        yield Workspace(output, manifest, missing)
+        shutil.rmtree(work)
+    except BaseException:
+        _tidy(output, made)
+        raise
+    finally:
+        lock.close()
+
+
+def _lock(lock: Any, output: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"output: another preparation is writing to {output}; wait for it or choose another") from None
+    except OSError:
+        pass  # a file system without locks
+
+
+def _tidy(output: Path, made: bool) -> None:
+    """After an error, remove the work folder if there is nothing in it that a rerun could use."""
+    work = output / WORK_FOLDER
+    if any(work.glob("part-*.npz")) or (output / "tokenizer").exists():
+        return
+    with suppress(OSError):
+        if set(os.listdir(work)) <= {"lock", STATE_NAME, "tokenizer"}:
+            shutil.rmtree(work)
+        if made:
+            output.rmdir()
+
+
+def _finished(output: Path, identity: dict[str, Any]) -> Manifest | None:
+    if not (output / MANIFEST_NAME).exists():
+        return None
+    manifest = read_manifest(output)
+    there = {"config": manifest.config, "inputs": manifest.statistics.get("inputs")}
+    if there != identity:
+        raise UserError(
+            f"output: {output} holds a finished shard set made otherwise ({_difference(there, identity)}); "
+            "nothing was changed. Choose another --output, or delete that folder"
+        )
+    return manifest
+
+
+def _check_unfinished(output: Path, identity: dict[str, Any]) -> None:
+    names = sorted(os.listdir(output))
+    work = output / WORK_FOLDER
+    if (work / STATE_NAME).exists():
+        try:
+            there = json.loads((work / STATE_NAME).read_text("utf-8"))
+        except ValueError as error:
+            raise DataError(f"{work / STATE_NAME}: damaged ({error}); delete {output} and run again") from error
+        if there != identity:
+            raise UserError(
+                f"output: {output} holds a preparation that was begun otherwise ({_difference(there, identity)}); "
+                "run it to its end with its own settings, choose another --output, or delete that folder"
+            )
+        return
+    if work.is_dir() and set(names) == {WORK_FOLDER}:
+        return  # killed before the state was written
+    if names:
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        raise UserError(
+            f"output: {output} is not empty and holds no {MANIFEST_NAME} ({shown}); nothing was changed. "
+            "Name a folder that is new or empty"
+        )
+
+
+def _missing(output: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield what is missing of a finished set, by looking at sizes and the small files only.
+
+    Raises:
+        DataError: something was altered: it is not ours to overwrite.
+    """
+
+    def altered(path: Path, what: str) -> DataError:
+        return DataError(f"{path}: {what} differs from the manifest; delete it and run the same command to rebuild it")
+
+    for shard in (shard for shards in manifest.splits.values() for shard in shards):
+        tar, idx = output / f"{shard.name}.tar", output / f"{shard.name}.idx"
+        if tar.exists() and tar.stat().st_size != shard.bytes:
+            raise altered(tar, f"its size ({tar.stat().st_size} bytes, {shard.bytes} expected)")
+        if idx.exists() and sha256_of(idx) != shard.index_sha256:
+            raise altered(idx, "its sha256")
+        yield from (path.name for path in (tar, idx) if not path.exists())
+    tokenizer = output / "tokenizer"
+    if not tokenizer.exists():
+        yield "tokenizer"
+    elif tokenizer_fingerprint(tokenizer) != manifest.tokenizer.fingerprint:
+        raise altered(tokenizer, "its fingerprint")
+
+
+def _difference(there: Any, here: Any, path: str = "") -> str:
+    """Name the first field in which two JSON values differ, and both values."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in sorted({*there, *here}):
+            if there.get(key) != here.get(key):
+                return _difference(there.get(key), here.get(key), f"{path}.{key}" if path else key)
+    if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        for number, (old, new) in enumerate(zip(there, here, strict=True)):
+            if old != new:
+                return _difference(old, new, f"{path}[{number}]")
+    name = path.removeprefix("config.")
+    return f"{name}: {json.dumps(there, ensure_ascii=False)} there, {json.dumps(here, ensure_ascii=False)} now"
