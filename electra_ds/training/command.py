@@ -7,6 +7,7 @@ import shutil
 import socket
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +47,8 @@ def main(arguments: list[str], program: str) -> int:
 def _train(recipe: Recipe, place: Place) -> None:
     import torch
 
+    # torch deprecates the collectives that DeepSpeed calls; once a rank and a step is no news to a user.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     from electra_ds.training.engine import choose_device, start_process_group
     from electra_ds.training.loop import Trainer
 
