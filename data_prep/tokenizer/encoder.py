@@ -6,6 +6,7 @@ Shape legend: T tokens, S sentences, V vocabulary.
 from __future__ import annotations
 
 import json
+import unicodedata
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -136,6 +137,8 @@ class SentencePieceEncoder:
         from sentencepiece import SentencePieceProcessor
 
         self._model = SentencePieceProcessor(model_file=str(folder / MODEL_FILE))
+        settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+        self._form = settings["unicode_form"]
         self.vocab_size = len(json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]["vocab"])
         pieces = [self._model.id_to_piece(id_) for id_ in range(self._model.vocab_size())]
         self.special_ids = special_ids_of(folder, {piece: id_ for id_, piece in enumerate(pieces)}.get)
@@ -148,7 +151,8 @@ class SentencePieceEncoder:
         flat = list(chain.from_iterable(pieces))
         ids: list[list[int]] = []
         for start in range(0, len(flat), _BATCH):
-            ids += self._model.encode(flat[start : start + _BATCH], num_threads=1)
+            batch = [unicodedata.normalize(self._form, piece) for piece in flat[start : start + _BATCH]]
+            ids += self._model.encode(batch, num_threads=1)
         return _by_document(pieces, ids, self._dtype, self._full_width)
 
 

@@ -1,13 +1,21 @@
-"""SentencePiece unigram and BPE: training, and export to a Hugging Face folder with the same ids."""
+"""SentencePiece unigram and BPE: training, and export to a Hugging Face folder with the same ids.
+
+The two libraries read SentencePiece's normalisation table differently. Inside a short grapheme of several characters,
+`tokenizers` applies the shortest rule that fits its beginning and forgets the rest: with the stock ``nmt_nfkc_cf``
+table "O" with a macron below becomes "o", and a decomposed "É" becomes "e". So the text is composed first (NFKC, on
+both sides), the trained table has rules for single characters only, and on the Hugging Face side every grapheme of
+several characters is made too long for the short cut by characters that the table deletes again.
+"""
 
 from __future__ import annotations
 
 import re
 import shutil
+import unicodedata
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from data_prep.config import TokenizerConfig
 from data_prep.tokenizer.encoder import MODEL_FILE, missing_special
@@ -17,6 +25,18 @@ from electra_ds.files import atomic_write
 
 TRAINING_THREADS = 2
 """Fixed: the sums of the EM steps depend on how many threads share the work."""
+
+SCORE_STEPS = 256
+"""Unigram scores are rounded to this part of one: their sums are then exact in float32 and in float64, so both
+libraries, a sentence and a whole text break ties between two segmentations alike."""
+
+UNICODE_FORM: Literal["NFKC"] = "NFKC"
+"""Composition applied to a text before SentencePiece sees it."""
+
+_JOINER = "\u034f"
+"""COMBINING GRAPHEME JOINER: has no meaning, belongs to the grapheme before it, two bytes long."""
+
+_EXTENDS_GRAPHEME = r"(?=[\p{M}\x{200C}\x{200D}\x{FF9E}\x{FF9F}])"
 
 _SPELLINGS = {
     "pad": ("[PAD]", "<pad>"),
@@ -30,9 +50,11 @@ _SPELLINGS = {
 
 def make(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
     """Train on `texts` and write tokenizer.model and the Hugging Face files (see `make_tokenizer`)."""
-    from sentencepiece import SentencePieceTrainer
+    from sentencepiece import SentencePieceTrainer, sentencepiece_model_pb2
 
     model = BytesIO()
+    rules = folder / "rules.tsv"
+    rules.write_text(_single_character_rules("nmt_nfkc_cf" if config.lowercase else "nmt_nfkc"), "utf-8")
     try:
         SentencePieceTrainer.train(
             sentence_iterator=_lines(texts),
@@ -40,7 +62,7 @@ def make(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
             model_type=config.type,
             vocab_size=config.vocab_size,
             character_coverage=config.character_coverage,
-            normalization_rule_name="nmt_nfkc_cf" if config.lowercase else "nmt_nfkc",
+            normalization_rule_tsv=str(rules),
             pad_id=0,
             unk_id=1,
             bos_id=2,
@@ -50,19 +72,26 @@ def make(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
             bos_piece=SPECIAL_TOKENS["cls"],
             eos_piece=SPECIAL_TOKENS["sep"],
             control_symbols=[SPECIAL_TOKENS["mask"]],
-            input_sentence_size=0,
             num_threads=TRAINING_THREADS,
             max_sentence_length=1 << 16,
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
         raise UserError(_explain(str(error), config)) from error
+    finally:
+        rules.unlink()
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
+    proto.normalizer_spec.ClearField("normalization_rule_tsv")  # a path of this machine
+    if config.type == "unigram":
+        for piece in proto.pieces:
+            piece.score = round(piece.score * SCORE_STEPS) / SCORE_STEPS
     with atomic_write(folder / MODEL_FILE) as file:
-        file.write(model.getvalue())
-    export(folder / MODEL_FILE, folder)
+        file.write(proto.SerializeToString(deterministic=True))
+    # `exported_by` tells load_encoder that the .model gives the same ids as tokenizer.json.
+    export(folder / MODEL_FILE, folder, {"exported_by": "electra_ds", "unicode_form": UNICODE_FORM})
 
 
-def export(model_file: Path, folder: Path) -> None:
+def export(model_file: Path, folder: Path, settings: dict[str, str] | None = None) -> None:
     """Write a SentencePiece model into `folder` as a Hugging Face tokenizer, the .model beside it.
 
     Raises:
@@ -88,9 +117,7 @@ def export(model_file: Path, folder: Path) -> None:
     tokenizer.post_processor = template(ids, spelling)
     if model_file != folder / MODEL_FILE:
         shutil.copyfile(model_file, folder / MODEL_FILE)
-    # `exported_by` tells load_encoder that the .model gives the same ids as tokenizer.json.
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "exported_by": "electra_ds"}
-    write_folder(folder, tokenizer, ids, spelling, settings)
+    write_folder(folder, tokenizer, ids, spelling, {"tokenizer_class": "PreTrainedTokenizerFast", **(settings or {})})
 
 
 def _tokenizer(proto: Any) -> Any:
@@ -111,13 +138,37 @@ def _tokenizer(proto: Any) -> Any:
                 byte_fallback=proto.trainer_spec.byte_fallback,
             )
         )
-    rules = [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()]
-    if proto.normalizer_spec.precompiled_charsmap:
-        rules.insert(0, normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap))
+    spec = proto.normalizer_spec
+    rules: list[Any] = []
+    if spec.precompiled_charsmap:
+        if "nfkc" in spec.name or spec.name == "user_defined":
+            rules.append(normalizers.NFKC())
+        rules.append(normalizers.Replace(Regex(_EXTENDS_GRAPHEME), 2 * _JOINER))
+        rules.append(normalizers.Precompiled(spec.precompiled_charsmap))
+        rules.append(normalizers.Replace(_JOINER, ""))
+    if spec.remove_extra_whitespaces:
+        rules += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()]
     tokenizer.normalizer = normalizers.Sequence(rules)
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
-    tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
+    scheme = "always" if spec.add_dummy_prefix else "never"
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme)
+    tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme=scheme)
     return tokenizer
+
+
+def _single_character_rules(name: str) -> str:
+    """Return the rules of SentencePiece's table `name` that replace one character, as its TSV format wants them."""
+    from sentencepiece import SentencePieceNormalizer
+
+    normalizer = SentencePieceNormalizer(
+        rule_name=name, add_dummy_prefix=False, escape_whitespaces=False, remove_extra_whitespaces=False
+    )
+    lines = [f"{ord(_JOINER):X}\t\n"]
+    for code in (*range(1, 0xD800), *range(0xE000, 0x110000)):
+        character = chr(code)
+        normal = normalizer.normalize(character)
+        if normal != character and character != _JOINER:
+            lines.append(f"{code:X}\t{' '.join(f'{ord(target):X}' for target in normal)}\n")
+    return "".join(lines)
 
 
 def _merges(proto: Any) -> list[tuple[str, str]]:
@@ -138,7 +189,7 @@ def _lines(texts: Iterable[str]) -> Iterable[str]:
     for text in texts:
         for line in text.split("\n"):
             if line.strip():
-                yield line.replace("\0", " ")
+                yield unicodedata.normalize(UNICODE_FORM, line.replace("\0", " "))
 
 
 def _explain(message: str, config: TokenizerConfig) -> str:
