@@ -42,6 +42,10 @@ def main(arguments: list[str], program: str) -> int:
     if config.metric == "f1" and task.head_config()["num_labels"] != 2:
         raise UserError("metric: 'f1' is the F1 of the second of two labels; with more labels use f1_macro")
     folder = output.prepare(config.output)
+    if config.threads is not None:
+        import torch
+
+        torch.set_num_threads(config.threads)
     finetune(config, task, splits, folder)
     return 0
 
@@ -96,7 +100,7 @@ def _resolve(config: FinetuneConfig, model_config: Any) -> tuple[FinetuneConfig,
 def _announce(config: FinetuneConfig, size: str, encoded: dict[str, Encoded]) -> None:
     for name, part in encoded.items():
         counts = part.split.counts
-        notes = [f"{counts['rows']:,} rows"]
+        notes = [f"{counts['rows']:,} {'pairs of texts' if counts.get('pairs') else 'texts'}"]
         if counts.get("empty_texts"):
             notes.append(f"{counts['empty_texts']:,} empty texts kept")
         if part.truncated:

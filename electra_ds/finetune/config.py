@@ -30,8 +30,8 @@ class FinetuneConfig:
 
     text_column: int | str = "text"
     """Column of the text: a name, or an index from 0 (files without a header line)."""
-    text_pair_column: int | str | None = None
-    """Column of the second text (default: ``text_pair`` where the training data has it, else single texts)."""
+    text_pair_column: int | str = ""
+    """Column of the second text (empty: ``text_pair`` where the training data has it, else single texts)."""
     label_column: int | str = "label"
     """Column of the label: a name or an index from 0."""
     format: Literal["auto", "tsv", "csv", "jsonl"] = "auto"
@@ -83,6 +83,9 @@ class FinetuneConfig:
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     """Arithmetic of the forward and backward pass; fp16 needs a GPU."""
 
+    threads: int | None = None
+    """CPU threads; 1 is fastest for networks of a few layers on shared cores (default: torch's choice)."""
+
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise UserError(f"task: '{self.task}', expected one of {', '.join(TASKS)}{did_you_mean(self.task, TASKS)}")
@@ -98,6 +101,7 @@ class FinetuneConfig:
             micro >= 1 and self.batch_size % micro == 0,
             f"a divisor of batch_size {self.batch_size}",
         )
+        self._require("threads", self.threads is None or self.threads >= 1, "at least 1")
         self._require("epochs", 0 < self.epochs <= 10_000, "above 0, at most 10000")
         self._require("warmup", 0 <= self.warmup < 1, "0 or more, below 1")
         self._require("clip", 0 <= self.clip < float("inf"), "0 or more")
@@ -106,7 +110,8 @@ class FinetuneConfig:
         self._require("adam_epsilon", 0 < self.adam_epsilon < 1, "above 0, below 1")
         for name in ("text_column", "text_pair_column", "label_column"):
             value = getattr(self, name)
-            self._require(name, value != "" and not (isinstance(value, int) and value < 0), "a name, or 0 or more")
+            allowed = value >= 0 if isinstance(value, int) else (value or name == "text_pair_column")
+            self._require(name, bool(allowed), "a column's name, or its index from 0")
         if self.from_scratch and self.compare_from_scratch:
             raise UserError(
                 "from_scratch: true runs from scratch only, compare_from_scratch: true runs both; choose one"
@@ -124,7 +129,7 @@ class FinetuneConfig:
         if self.header is not None:
             return self.header
         columns = (self.text_column, self.text_pair_column, self.label_column)
-        return any(isinstance(column, str) for column in columns)
+        return any(isinstance(column, str) and column for column in columns)
 
 
 @dataclass(frozen=True, kw_only=True)

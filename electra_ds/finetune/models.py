@@ -51,6 +51,8 @@ def load_tokenizer(model: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(model.removeprefix(HUB))
     except Exception as error:  # which kind depends on the tokenizer's files
         raise DataError(f"model: no tokenizer could be loaded from {model} ({_first_line(error)})") from error
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):  # what transformers makes up where there is none
+        raise DataError(f"model: no tokenizer lies in {model}; copy tokenizer.json or vocab.txt beside the weights")
     if tokenizer.pad_token_id is None:
         raise DataError(f"model: the tokenizer of {model} has no padding token; fine-tuning pads each batch")
     return tokenizer

@@ -30,14 +30,6 @@ def summarize_runs(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[s
     return summary
 
 
-def best_run(runs: Sequence[dict[str, Any]], initialization: str, metric: str) -> dict[str, Any]:
-    """The run with the highest validation score; the first among equals."""
-    return max(
-        (run for run in runs if run["initialization"] == initialization),
-        key=lambda run: run["scores"]["validation"][metric],
-    )
-
-
 def describe(results: dict[str, Any]) -> str:
     """The table printed at the end: one line per initialization and baseline, for each split."""
     metric = results["metric"]

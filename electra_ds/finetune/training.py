@@ -94,7 +94,7 @@ def _trainer(
     on_update: Callable[[], None],
 ) -> Any:
     import torch
-    from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
+    from transformers import DataCollatorWithPadding, PrinterCallback, TrainingArguments
 
     assert config.learning_rate is not None and config.layer_decay is not None
     steps = updates_of(len(train.features), config)
@@ -128,7 +128,7 @@ def _trainer(
     )
     # A Trainer on several GPUs of one process would multiply the batch behind the recipe's back.
     arguments._n_gpu = min(arguments.n_gpu, 1)
-    trainer = Trainer(
+    trainer = _trainer_class()(
         model=network,
         args=arguments,
         train_dataset=train.features,
@@ -138,6 +138,27 @@ def _trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _trainer_class() -> Any:
+    from transformers import Trainer
+
+    class WeighedTrainer(Trainer):
+        """Weighs micro-batches by their labels, so that the loss is the mean over the whole batch.
+
+        The stock Trainer leaves that to models that take a count of labels; ELECTRA's heads swallow the count and
+        return the mean of their micro-batch, and with k micro-batches loss and gradient come out k times too large.
+        """
+
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+            if num_items_in_batch is not None:
+                loss = loss * ((inputs["labels"] != -100).sum() / num_items_in_batch)
+            return (loss, outputs) if return_outputs else loss
+
+    return WeighedTrainer
 
 
 def _update_callback(on_update: Callable[[], None]) -> Any:

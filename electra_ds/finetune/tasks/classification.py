@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +45,9 @@ class Classification(Task):
         """See `Task.read`."""
         config = self.config
         train = self._table(config.train)
-        pair = config.text_pair_column
-        if pair is None and train.has("text_pair"):
-            pair = "text_pair"
+        pair: int | str | None = config.text_pair_column
+        if pair == "":
+            pair = "text_pair" if train.has("text_pair") else None
         splits = {"train": self._split("train", train, pair, labelled=True)}
         self.labels = _sorted_labels(example.label for example in splits["train"].examples)
         if len(self.labels) < 2:
@@ -71,7 +72,12 @@ class Classification(Task):
         if labelled:
             labels = list(self._labels(name, table))
         examples = [TextExample(*row) for row in zip(texts, pairs, labels, strict=True)]
-        counts: dict[str, Any] = {"source": table.source, "rows": len(table), "empty_texts": empty}
+        counts: dict[str, Any] = {
+            "source": table.source,
+            "rows": len(table),
+            "pairs": pair is not None,
+            "empty_texts": empty,
+        }
         if labelled:
             counts["labels"] = dict(sorted(Counter(label for label in labels if label is not None).items()))
         return Split(name, table.source, examples, counts, labelled)
@@ -193,7 +199,7 @@ def classification_scores(truth: list[int], predicted: list[int], labels: int) -
 def _sorted_labels(labels: Any) -> tuple[str, ...]:
     """Distinct labels, as numbers if all are numbers, so that '10' does not come before '2'."""
     distinct = set(labels)
-    if all(label.lstrip("-").isdecimal() for label in distinct):
+    if all(re.fullmatch(r"-?\d+", label) for label in distinct):
         return tuple(sorted(distinct, key=int))
     return tuple(sorted(distinct))
 
