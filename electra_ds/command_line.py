@@ -78,7 +78,9 @@ def _parser(config_class: type, program: str) -> Any:
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(prog=program, exit_on_error=False, allow_abbrev=False, description=config_class.__doc__)
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with the fields below (or a recipe's name)")
+    parser.add_argument(
+        "--config", action=ActionConfigFile, help="YAML file with the fields below (or a recipe's name)"
+    )
     parser.add_class_arguments(config_class, None)
     return parser
 

@@ -87,8 +87,8 @@ def _slurm(env: Mapping[str, str]) -> Place | None:
         # The batch script itself (its step has no number).
         if tasks > 1:
             raise UserError(
-                f"inside a Slurm job of {tasks} tasks but not started by srun, so {tasks - 1} of them would be missing; "
-                "put 'srun' before electra-ds in the batch script"
+                f"inside a Slurm job of {tasks} tasks but not started by srun, so {tasks - 1} of them would be "
+                "missing; put 'srun' before electra-ds in the batch script"
             )
         return None
     per_node = env.get("SLURM_STEP_TASKS_PER_NODE") or env.get("SLURM_TASKS_PER_NODE") or "1"

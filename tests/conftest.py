@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-MODULES = "argparse collections decimal doctest email fractions heapq inspect ipaddress logging optparse pathlib pdb pickle "
-MODULES += "pickletools random shutil smtplib socket statistics string tarfile textwrap threading turtle typing unittest zipfile"
+MODULES = """
+argparse collections decimal doctest email fractions heapq inspect ipaddress logging optparse pathlib pdb pickle
+pickletools random shutil smtplib socket statistics string tarfile textwrap threading turtle typing unittest zipfile
+"""
 
 
 def real_documents() -> list[str]:

@@ -50,7 +50,13 @@ def test_nothing_but_the_entry_imports_the_command_line_door():
 
 @pytest.mark.parametrize(
     "statement",
-    ["import electra_ds", "import data_prep", "import electra_ds.cli", "import electra_ds.recipe", "import data_prep.command"],
+    [
+        "import electra_ds",
+        "import data_prep",
+        "import electra_ds.cli",
+        "import electra_ds.recipe",
+        "import data_prep.command",
+    ],
 )
 def test_light_imports_load_neither_torch_nor_deepspeed(statement):
     check = f"import sys; {statement}; print([m for m in ('torch', 'deepspeed', 'transformers') if m in sys.modules])"
@@ -62,7 +68,9 @@ def test_every_module_imports():
     for folder in ("electra_ds", "data_prep"):
         for path in (ROOT / folder).rglob("*.py"):
             if path.name != "__main__.py":
-                importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+                importlib.import_module(
+                    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+                )
 
 
 def test_no_file_is_longer_than_a_reader_can_take():

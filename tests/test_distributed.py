@@ -1,6 +1,7 @@
 """Rank, world size and rendezvous from every launcher, and contradictions refused."""
 
 import pytest
+
 from electra_ds.distributed import Place, find_place
 from electra_ds.errors import UserError
 

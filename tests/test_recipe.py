@@ -4,6 +4,7 @@ import json
 
 import pytest
 import yaml
+
 from electra_ds import resources
 from electra_ds.command_line import field_paths, parse
 from electra_ds.errors import UserError
@@ -78,7 +79,7 @@ def test_stages_are_the_names():
         (["--training.precision=bf17"], r"training\.precision.*bf16.*bf17"),
         (["--model.heads=5"], r"model\.heads=5 does not divide model\.hidden_size=256"),
         (["--data.sequence_length=1024"], r"sequence_length=1024 is longer than model\.max_positions=512"),
-        (["--training.phases=[{\"share\": 0.5, \"sequence_length\": 64}]"], r"training\.phases: their shares make 0\.5"),
+        (['--training.phases=[{"share": 0.5, "sequence_length": 64}]'], r"training\.phases: their shares make 0\.5"),
         (["--config=smal"], r"'smal' is neither a file nor one of the shipped recipes.*did you mean 'small'"),
     ],
 )

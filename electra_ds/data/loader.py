@@ -87,7 +87,8 @@ class RowSource:
                 out, (packed.ids, packed.segments, packed.positions, packed.token_types), strict=True
             ):
                 target[here] = source[rows]
-        return Rows(*out, row_ids=located.row_id, epochs=located.epoch)
+        ids, segments, positions, token_types = out
+        return Rows(ids, segments, positions, token_types, row_ids=located.row_id, epochs=located.epoch)
 
     def _packed(self, epoch: int, block: int) -> PackedRows:
         if (epoch, block) in self._cache:

@@ -2,8 +2,8 @@
 
 Blocks are permuted; their rows, one block after another, are cut into a fixed number of *canonical streams* of equal
 length; inside a stream rows are permuted within bounded windows; position p of an epoch takes the next row of stream
-p mod streams. A world size that divides the number of streams gives each rank whole streams, so it reads each byte about
-once. Nothing here knows the world size.
+p mod streams. A world size that divides the number of streams gives each rank whole streams, so it reads each byte
+about once. Nothing here knows the world size.
 
 Shape legend: P positions asked for, N rows of an epoch, S streams, M blocks.
 """
@@ -46,7 +46,8 @@ class RowOrder:
             seed: of the run.
             fingerprint: hexadecimal, of the manifest.
             length: L, tokens of a row.
-            streams: S. window_rows: rows permuted among each other within a stream.
+            streams: S.
+            window_rows: rows permuted among each other within a stream.
         """
         self.rows = np.asarray(rows, np.int64)
         self.total = int(self.rows.sum())

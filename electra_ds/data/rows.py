@@ -1,12 +1,13 @@
 """Packing a block into static rows of L tokens, with a row count in closed form.
 
-A row is filled with *segments*: ``[CLS] a [SEP]``, or a pair ``[CLS] a [SEP] b [SEP]``. Documents of a block follow each
-other; between two of them stands a separator as wide as the special tokens of the segment that begins there (2, or 3
-for a pair). Row i covers the next L slots less its own first segment's special tokens. Which rows and documents begin
-with a single text instead of a pair, and which rows hold one extra cut (the original builder's short sequences), follows
-from counters, so the number of rows of a block follows from its tokens and documents alone and row i is found without
-looking at the others. Where a row ends inside a separator, fewer than 3 slots stay empty at either end; they are moved
-to the end of the row as padding and counted. The last row of a block is padded. No token is dropped.
+A row is filled with *segments*: ``[CLS] a [SEP]``, or a pair ``[CLS] a [SEP] b [SEP]``. Documents of a block follow
+each other; between two of them stands a separator as wide as the special tokens of the segment that begins there (2, or
+3 for a pair). Row i covers the next L slots less its own first segment's special tokens. Which rows and documents begin
+with a single text instead of a pair, and which rows hold one extra cut (the original builder's short sequences),
+follows from counters, so the number of rows of a block follows from its tokens and documents alone and row i is found
+without looking at the others. Where a row ends inside a separator, at most 3 slots stay empty at either end, and one
+more where a document of a single token cannot be a pair; they are moved to the end of the row as padding, and counted.
+The last row of a block is padded. No token is dropped.
 
 Shape legend: T tokens, D documents, R rows, L tokens of a row, G segments of a block.
 """
@@ -113,7 +114,9 @@ class PackedRows:
         return np.concatenate([[0], np.cumsum(np.bincount(present)[1:])]).astype(np.int32)
 
 
-def pack_block(block: Block, packing: Packing, key: int, epoch_key: int, cls_id: int, sep_id: int, pad_id: int) -> PackedRows:
+def pack_block(
+    block: Block, packing: Packing, key: int, epoch_key: int, cls_id: int, sep_id: int, pad_id: int
+) -> PackedRows:
     """Build all rows of a block.
 
     Args:
@@ -121,11 +124,15 @@ def pack_block(block: Block, packing: Packing, key: int, epoch_key: int, cls_id:
         packing: row length and pairs.
         key: uint64 of this block: which rows are single texts, which hold an extra cut.
         epoch_key: uint64 of this block and epoch: where pairs and extra cuts fall.
-        cls_id: id of [CLS]. sep_id: of [SEP]. pad_id: of [PAD].
+        cls_id: id of [CLS].
+        sep_id: id of [SEP].
+        pad_id: id of [PAD].
     """
     begins, ends, rows, paired = _segments(block, packing, key, epoch_key)
     split = _split_points(block, begins, ends, epoch_key)
-    count = int(packing.rows(np.array([len(block.tokens)]), np.array([len(block.documents)]), np.array([key], np.uint64))[0])
+    count = int(
+        packing.rows(np.array([len(block.tokens)]), np.array([len(block.documents)]), np.array([key], np.uint64))[0]
+    )
 
     lengths = ends - begins + np.where(paired, 3, 2)
     offsets = np.cumsum(lengths) - lengths

@@ -68,7 +68,9 @@ class ShardSet:
         self.bytes_read += len(data)
         decoded = decode_block(data, where)
         if len(decoded.tokens) != self.records[block]["tokens"]:
-            raise DataError(f"{where}: holds {len(decoded.tokens)} tokens, its index says {self.records[block]['tokens']}")
+            raise DataError(
+                f"{where}: holds {len(decoded.tokens)} tokens, its index says {self.records[block]['tokens']}"
+            )
         return decoded
 
     def close(self) -> None:

@@ -81,7 +81,9 @@ def _to_huggingface(config: ConvertConfig, source: Path, output: Path) -> str:
     if config.verify:
         found = greatest_differences(output, weights, model_config, state.special_ids)
         for network, (difference, largest) in found.items():
-            lines.append(f"verified {network}: greatest difference in logits {difference:.2e} (logits up to {largest:.2f})")
+            lines.append(
+                f"verified {network}: greatest difference in logits {difference:.2e} (logits up to {largest:.2f})"
+            )
             if not difference <= TOLERANCE * max(1.0, largest):
                 raise DataError(
                     f"{network}: logits differ by up to {difference:.2e} from the checkpoint's, expected at most "
@@ -101,7 +103,9 @@ def _to_pair(source: Path, output: Path) -> str:
     generator, discriminator, model_config, special_ids = read_folders(source)
     weights = from_huggingface(generator, discriminator, model_config)
     model = load_electra(weights, model_config, special_ids)
-    save_file({name: value.detach().contiguous() for name, value in model.named_parameters()}, output / "electra.safetensors")
+    save_file(
+        {name: value.detach().contiguous() for name, value in model.named_parameters()}, output / "electra.safetensors"
+    )
     shutil.copyfile(source / EXPORT_NAME, output / EXPORT_NAME)
     return f"{source} -> {output}/electra.safetensors (generator and discriminator as one tied pair)"
 
@@ -128,7 +132,9 @@ def _choose(config: ConvertConfig, source: Path) -> tuple[Path, Any, Path]:
         return path, check_whole(path), source
     found = newest_whole(folder, print)
     if found is None:
-        raise UserError(f"{source}: no checkpoints in it; expected a run folder of 'electra-ds pretrain' that has saved one")
+        raise UserError(
+            f"{source}: no checkpoints in it; expected a run folder of 'electra-ds pretrain' that has saved one"
+        )
     return found[0], found[1], source
 
 
@@ -139,7 +145,8 @@ def _tokenizer_folder(run: Path, fingerprint: str) -> Path:
     folder = run / "tokenizer"
     if not folder.is_dir() or tokenizer_fingerprint(folder) != fingerprint:
         raise DataError(
-            f"{folder}: missing, or not the tokenizer this checkpoint was trained with; copy tokenizer/ of its shard set there"
+            f"{folder}: missing, or not the tokenizer this checkpoint was trained with; copy tokenizer/ of its shard "
+            "set there"
         )
     return folder
 

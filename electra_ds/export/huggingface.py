@@ -19,7 +19,9 @@ EXPORT_NAME = "electra_ds.json"
 """Beside the two folders: the model's config and where the weights come from, so that the pair can be read back."""
 
 
-def build_huggingface(weights: dict[str, Tensor], config: ModelConfig, special_ids: dict[str, int], network: str) -> Any:
+def build_huggingface(
+    weights: dict[str, Tensor], config: ModelConfig, special_ids: dict[str, int], network: str
+) -> Any:
     """Stock `ElectraForPreTraining` or `ElectraForMaskedLM` with these weights, every key accounted for.
 
     Raises:

@@ -1,7 +1,7 @@
 """Parameter names and shapes, ours to Hugging Face's and back.
 
 Ours has query, key and value in one matrix, embeddings once for both networks, and vocabulary rows padded for speed;
-Hugging Face has three matrices, a copy of the embeddings per model, and no padding. Shapes: F hidden size, V vocabulary.
+Hugging Face has three matrices, a copy of the embeddings per model, and no padding.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ def from_huggingface(generator: Weights, discriminator: Weights, config: ModelCo
         out.update(_encoder_in(generator, "generator", config.generator_depth))
         if config.sharing == "all_tied":
             # One encoder under both of its names, as the module's own state dict lists it.
-            out.update({k.replace("generator.", "discriminator.", 1): v for k, v in out.items() if k.startswith("generator.")})
+            out.update(
+                {k.replace("generator.", "discriminator.", 1): v for k, v in out.items() if k.startswith("generator.")}
+            )
         else:
             out.update(_encoder_in(discriminator, "discriminator", config.layers))
         for kind in ("weight", "bias"):

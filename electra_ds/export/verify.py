@@ -33,7 +33,9 @@ def greatest_differences(
 
     Args:
         folder: holds generator/ and discriminator/.
-        weights: of the checkpoint. config, special_ids: of the model.
+        weights: of the checkpoint.
+        config: of the model.
+        special_ids: ids of special tokens.
         rows: sequences of up to 128 tokens that are tried.
 
     Returns:

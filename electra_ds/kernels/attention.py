@@ -35,7 +35,9 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: 
     L = 128, equal at 512, and the mask costs nothing. Elsewhere torch's fused attention takes the mask.
 
     Args:
-        query: [B, H, L, D]. key, value: the same shape and dtype.
+        query: [B, H, L, D].
+        key: the same shape and dtype.
+        value: the same shape and dtype.
         bias: [B, 1, L, L] from `segment_bias`.
         dropout: probability; 0 when not training.
 

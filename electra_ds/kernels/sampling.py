@@ -10,7 +10,9 @@ _GROUP = 64
 """Vocabulary entries summed together before the search: a running sum over the whole vocabulary is a serial loop."""
 
 
-def sample_tokens(logits: Tensor, uniforms: Tensor, temperature: float = 1.0, forbidden: Tensor | None = None) -> Tensor:
+def sample_tokens(
+    logits: Tensor, uniforms: Tensor, temperature: float = 1.0, forbidden: Tensor | None = None
+) -> Tensor:
     """Draw one token per row from softmax(logits / temperature) by the inverse of its cumulative distribution.
 
     One uniform per position draws from the same distribution as Gumbel-max with one number per vocabulary entry. The

@@ -23,7 +23,9 @@ def encoder_flops(embedding: int, hidden: int, intermediate: int, layers: int, a
     """Forward FLOPs of an encoder per token.
 
     Args:
-        embedding: features of the embeddings. hidden: of the states. intermediate: of the feed-forward layers.
+        embedding: features of the embeddings.
+        hidden: features of the states.
+        intermediate: features of the feed-forward layers.
         layers: count.
         attended: tokens that a token attends to (its segment's length).
     """

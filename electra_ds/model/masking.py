@@ -92,9 +92,7 @@ def select(
     positions = chosen.masked_fill(~valid, length).sort(dim=1).values
     positions = positions.masked_fill(~valid, 0)
     becomes_mask = noise.uniform(keys[:, None], positions, noise.MASK) < mask_token_probability
-    generator_ids = scatter_tokens(
-        input_ids, positions, torch.full_like(positions, special.mask), valid & becomes_mask
-    )
+    generator_ids = scatter_tokens(input_ids, positions, torch.full_like(positions, special.mask), valid & becomes_mask)
     return Selection(positions, valid, generator_ids)
 
 

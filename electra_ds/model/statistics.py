@@ -71,7 +71,9 @@ def area_under_curve(histogram: Tensor) -> float | None:
     return float((positives * (below + negatives / 2)).sum() / (negatives.sum() * positives.sum()))
 
 
-def metrics(statistics: Tensor, histogram: Tensor, generator_weight: float, discriminator_weight: float) -> dict[str, float | None]:
+def metrics(
+    statistics: Tensor, histogram: Tensor, generator_weight: float, discriminator_weight: float
+) -> dict[str, float | None]:
     """Turn summed statistics into the metrics that are logged; a ratio without a denominator is None."""
     sums = dict(zip(STATISTICS, statistics.tolist(), strict=True))
 

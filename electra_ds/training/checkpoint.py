@@ -52,7 +52,7 @@ class SafeCheckpointEngine:
         try:
             with open(path, "wb") as file:
                 hashing = _HashingFile(file)
-                torch.save(state_dict, hashing)
+                torch.save(state_dict, hashing)  # type: ignore[arg-type]
                 file.flush()
                 os.fsync(file.fileno())
             self.files[Path(path).name] = {"bytes": hashing.bytes, "sha256": hashing.digest.hexdigest()}

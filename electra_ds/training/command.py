@@ -118,11 +118,12 @@ def prepare_folder(recipe: Recipe) -> None:
         check_same_run(read_recipe(stored), recipe, folder)
     elif folder.is_dir() and any(folder.iterdir()):
         names = ", ".join(sorted(path.name for path in folder.iterdir())[:5])
-        raise UserError(f"--output {folder}: holds something else ({names}) and no run; choose an empty or a new folder")
+        raise UserError(
+            f"--output {folder}: holds something else ({names}) and no run; choose an empty or a new folder"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(stored, "w") as file:
         file.write(recipe_yaml(recipe))
-
 
 
 def keep_tokenizer(recipe: Recipe) -> None:
@@ -135,7 +136,8 @@ def keep_tokenizer(recipe: Recipe) -> None:
     source, target = Path(recipe.data.path) / "tokenizer", Path(recipe.output) / "tokenizer"
     if tokenizer_fingerprint(source) != manifest.tokenizer.fingerprint:
         raise DataError(
-            f"{source}: its files are not those the shards were made with; restore them, or rerun prep into a new folder"
+            f"{source}: its files are not those the shards were made with; restore them, or rerun prep into a new "
+            "folder"
         )
     if not target.is_dir():
         temporary = target.with_name(target.name + TEMPORARY_SUFFIX)

@@ -44,7 +44,7 @@ class ScheduleConfig:
     """Learning rate over the steps of the run; the first update has rate 0."""
 
     name: Literal["original", "linear", "cosine", "wsd"] = "original"
-    """original: decays during warmup too, as Google's; linear and cosine: to `final` after warmup; wsd: holds, then falls."""
+    """original: decays during warmup too, as Google's; linear, cosine: to `final` after it; wsd: holds, then falls."""
     warmup: float = 0.01
     """Rise from 0: a share of training.steps below 1, a number of steps from 1 on."""
     decay: float = 0.2
@@ -115,7 +115,8 @@ class TrainingConfig:
                 raise ValueError(f"training.phases[{number}].share={phase.share}: must lie in (0, 1]")
             if phase.sequence_length < SHORTEST_ROW:
                 raise ValueError(
-                    f"training.phases[{number}].sequence_length={phase.sequence_length}: must be at least {SHORTEST_ROW}"
+                    f"training.phases[{number}].sequence_length={phase.sequence_length}: "
+                    f"must be at least {SHORTEST_ROW}"
                 )
         if self.phases and abs(sum(phase.share for phase in self.phases) - 1) > 1e-6:
             raise ValueError(
@@ -156,8 +157,7 @@ class ValidationConfig:
     def __post_init__(self) -> None:
         if self.every < 1 or self.rows < 1 or self.samples < 0:
             raise ValueError(
-                f"validation.every={self.every}, rows={self.rows}, samples={self.samples}: "
-                "expected at least 1, 1 and 0"
+                f"validation.every={self.every}, rows={self.rows}, samples={self.samples}: expected at least 1, 1 and 0"
             )
 
 

@@ -82,9 +82,7 @@ def zero_stage(config: dict[str, Any]) -> int:
     return int(config.get("zero_optimization", {}).get("stage", 0))
 
 
-def complete_config(
-    config: dict[str, Any], recipe: Recipe, phases: list[PhasePlan], parameters: int
-) -> dict[str, Any]:
+def complete_config(config: dict[str, Any], recipe: Recipe, phases: list[PhasePlan], parameters: int) -> dict[str, Any]:
     """Fill batch sizes, clipping, precision and buffer sizes into a DeepSpeed config."""
     # One engine serves all phases: it must be ready to accumulate if any of them does.
     accumulation = max(phase.accumulation for phase in phases)
@@ -116,14 +114,15 @@ def clips_itself(config: dict[str, Any], recipe: Recipe) -> bool:
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     """Two groups: weights that decay (embeddings included), and biases and LayerNorm that do not."""
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (kept if name.endswith("bias") or "norm" in name else decayed).append(parameter)
     return [{"params": decayed, "decays": True}, {"params": kept, "decays": False}]
 
 
 def build_optimizer(model: nn.Module) -> torch.optim.Optimizer:
-    """torch's fused AdamW with rate 0: `set_hyperparameters` gives every update its own settings.
+    """Torch's fused AdamW with rate 0: `set_hyperparameters` gives every update its own settings.
 
     Rate 0 also disarms the update that DeepSpeed's bf16 optimizer makes on zero gradients while it is built. torch's
     AdamW resumes exactly, as it keeps its step count in the state; DeepSpeed's CPU Adam with bias correction does not.

@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
-import random
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from electra_ds.checkpoint import CHECKPOINTS, RunState, newest_whole
 from electra_ds.command_line import plain
 from electra_ds.data.loader import Prefetcher, RowSource, rank_positions, require_enough_rows
-from electra_ds.data.mixing import hash_words
 from electra_ds.data.shards import ShardSet
 from electra_ds.distributed import Place
 from electra_ds.errors import UserError
-from electra_ds.model.config import ModelConfig
 from electra_ds.model.electra import Electra
 from electra_ds.model.flops import peak_flops, step_flops_per_token
-from electra_ds.model.masking import SpecialIds
 from electra_ds.recipe import Recipe
 from electra_ds.training import engine as engines
 from electra_ds.training.batches import PreparedRows, micro_batches, prepare
 from electra_ds.training.checkpoint import SafeCheckpointEngine, load_checkpoint, save_checkpoint
+from electra_ds.training.fit import check_fits, fit_tokenizer, is_finite, seed_everything, try_batch, versions
 from electra_ds.training.metrics import Audit, Meter, Writer
 from electra_ds.training.progress import Progress
 from electra_ds.training.schedule import PhasePlan, learning_rate, phase_at, plan_phases
 from electra_ds.training.validation import Validator
-
-_STEP_SEED = 31
 
 
 class Trainer:
@@ -46,7 +39,7 @@ class Trainer:
         self.folder = Path(recipe.output)
         self.shards = ShardSet(recipe.data.path)
         self.plans = plan_phases(recipe, place.world_size)
-        self.special, self.model_config = _fit_tokenizer(recipe, self.shards)
+        self.special, self.model_config = fit_tokenizer(recipe, self.shards)
         self._sources: dict[int, RowSource] = {}
         for plan in self.plans:
             require_enough_rows(self.source(plan.sequence_length), plan.global_batch, place.world_size)
@@ -59,13 +52,15 @@ class Trainer:
         self.clips_itself = engines.clips_itself(config, recipe)
         model.to(device)
         if recipe.training.try_batch:
-            self._try_batch(model)
+            largest = max(self.plans, key=lambda plan: plan.micro_batch * plan.sequence_length)
+            positions = rank_positions(0, largest.micro_batch * place.world_size, place.rank, place.world_size)
+            rows = self.source(largest.sequence_length).at(positions)
+            prepared = prepare(rows, recipe.objective, self.special, recipe.training.seed)
+            try_batch(model, prepared, recipe.training.precision, device, 1 if self.stage == 0 else place.world_size)
         self.engine = engines.build_engine(model, recipe, config, self.plans, place)
         self.engine.checkpoint_engine = SafeCheckpointEngine()
         self.state = self._resume()
-        self.meter = Meter(
-            recipe.objective, place.world_size, self.state.tokens_consumed, self.state.elapsed_seconds
-        )
+        self.meter = Meter(recipe.objective, place.world_size, self.state.tokens_consumed, self.state.elapsed_seconds)
         self.writer = Writer(self.folder, recipe, self.state.step) if place.is_first else None
         self.audit = Audit(self.folder, place.rank, self.state.step) if recipe.data.audit else None
         self.progress = Progress(recipe.training.steps, self.state.step, place.is_first)
@@ -169,7 +164,7 @@ class Trainer:
             if self.writer:
                 self.writer.flush()
             self.progress.show(lines[-1])
-        bad = next((line for line in lines if not _finite(line["loss"])), None)
+        bad = next((line for line in lines if not is_finite(line["loss"])), None)
         if bad:
             raise UserError(
                 f"the loss of step {bad['step']} is not a finite number (generator {bad['generator_loss']}, "
@@ -222,7 +217,7 @@ class Trainer:
         if found is None:
             return fresh
         path, state = found
-        _check_fits(path, state, fresh)
+        check_fits(path, state, fresh)
         load_checkpoint(self.engine, path, state, self.place.world_size, self.stage)
         self._say(f"resumed from {path} at step {state.step}")
         return dataclasses.replace(
@@ -286,35 +281,11 @@ class Trainer:
             self.device,
         )
 
-    def _try_batch(self, model: Electra) -> None:
-        """Run the largest micro-batch forward and backward, beside a stand-in for gradients and optimizer state."""
-        largest = max(self.plans, key=lambda plan: plan.micro_batch * plan.sequence_length)
-        positions = rank_positions(0, largest.micro_batch * self.place.world_size, self.place.rank, self.place.world_size)
-        rows = self.source(largest.sequence_length).at(positions)
-        prepared = prepare(rows, self.recipe.objective, self.special, self.recipe.training.seed)
-        batch = next(micro_batches(prepared, largest.micro_batch, prepared.counts, 1, self.device))
-        precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.recipe.training.precision)
-        copies = 12 if self.stage == 0 else 12 // self.place.world_size + 2
-        try:
-            stand_in = torch.empty(self.parameters * copies, dtype=torch.uint8, device=self.device)
-            with torch.autocast(self.device.type, precision, enabled=precision is not None):
-                model(batch)["loss"].backward()
-            del stand_in
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "memory" not in str(error):
-                raise
-            raise UserError(
-                f"one micro-batch of {largest.micro_batch} rows of {largest.sequence_length} tokens does not fit into "
-                f"the memory of {self.device} ({str(error).splitlines()[0]}); lower training.micro_batch_size: the "
-                "global batch stays what it is, in more portions"
-            ) from error
-        model.zero_grad(set_to_none=True)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
     def _event(self, event: str, **details: Any) -> None:
         if self.writer:
-            self.writer.write({"kind": "event", "step": self.state.step, "event": event, "time": time.time(), **details})
+            self.writer.write(
+                {"kind": "event", "step": self.state.step, "event": event, "time": time.time(), **details}
+            )
             self.writer.flush()
         if event in ("stop", "end"):
             verb = "stopped" if event == "stop" else "finished"
@@ -340,60 +311,3 @@ class Trainer:
     def _say(self, message: str) -> None:
         if self.place.is_first:
             print(message, flush=True)
-
-
-def seed_everything(seed: int, step: int, rank: int) -> None:
-    """Seed dropout for one step of one rank, so that a resumed run draws what the undisturbed one would."""
-    word = int(hash_words(_STEP_SEED, seed, step, rank)[0])
-    torch.manual_seed(word % (1 << 63))
-    np.random.seed(word % (1 << 32))
-    random.seed(word)
-
-
-def versions() -> dict[str, str]:
-    """Releases of what computes."""
-    import deepspeed
-
-    from electra_ds import __version__
-
-    return {
-        "electra_ds": __version__,
-        "torch": torch.__version__,
-        "deepspeed": deepspeed.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _finite(value: float | None) -> bool:
-    return value is not None and np.isfinite(value)
-
-
-def _fit_tokenizer(recipe: Recipe, shards: ShardSet) -> tuple[SpecialIds, ModelConfig]:
-    """Take vocabulary size and special ids from the shards, and refuse a model that disagrees."""
-    info = shards.manifest.tokenizer
-    asked = recipe.model.vocab_size
-    if asked is not None and asked != info.vocab_size:
-        raise UserError(
-            f"model.vocab_size={asked}, but the tokenizer of {shards.folder} has {info.vocab_size} entries; "
-            "leave model.vocab_size null to take the tokenizer's"
-        )
-    special = SpecialIds(pad=info.pad_id, unk=info.unk_id, cls=info.cls_id, sep=info.sep_id, mask=info.mask_id)
-    return special, dataclasses.replace(recipe.model, vocab_size=info.vocab_size)
-
-
-def _check_fits(path: Path, state: RunState, fresh: RunState) -> None:
-    """Refuse a checkpoint of another model, seed or shard set."""
-    if state.fingerprint != fresh.fingerprint:
-        raise UserError(
-            f"checkpoint {path} was trained on another shard set (fingerprint {state.fingerprint[:12]}..., these shards "
-            f"are {fresh.fingerprint[:12]}...), so its place in the data means nothing here; give the run its own "
-            "shards as data.path, or choose another --output"
-        )
-    different = [
-        f"{key}: {state.model.get(key)!r} there, {value!r} here"
-        for key, value in fresh.model.items()
-        if state.model.get(key) != value
-    ]
-    if different or state.seed != fresh.seed:
-        different += [f"seed: {state.seed} there, {fresh.seed} here"] if state.seed != fresh.seed else []
-        raise UserError(f"checkpoint {path} is of another model ({'; '.join(different)}); choose another --output")

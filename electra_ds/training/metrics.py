@@ -73,7 +73,8 @@ class Writer:
     def _drop_lines_after(self, step: int, discarded: Path) -> None:
         if not self._path.exists():
             return
-        kept, dropped = [], []
+        kept: list[str] = []
+        dropped: list[str] = []
         for text in self._path.read_text("utf-8").splitlines(keepends=True):
             try:
                 line = json.loads(text)
@@ -93,7 +94,9 @@ def _start_wandb(recipe: Recipe, folder: Path) -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise UserError("logging.wandb_project is set, but wandb is not installed: pip install 'electra_ds[wandb]'") from error
+        raise UserError(
+            "logging.wandb_project is set, but wandb is not installed: pip install 'electra_ds[wandb]'"
+        ) from error
     from electra_ds.command_line import plain
 
     return wandb.init(
@@ -140,9 +143,7 @@ class Meter:
         self.tokens_consumed += tokens
         self._tokens_since += tokens
 
-    def record(
-        self, line: dict[str, Any], sums: Tensor, histogram: Tensor, gradient_norm: Any, waited: float
-    ) -> None:
+    def record(self, line: dict[str, Any], sums: Tensor, histogram: Tensor, gradient_norm: Any, waited: float) -> None:
         """Keep a step's own sums [statistics] and [2, bins] until `flush`; `waited`: seconds for data in this life."""
         now = time.perf_counter()
         seconds = max(now - self._last_time, 1e-9)
@@ -165,9 +166,7 @@ class Meter:
         """Add the ranks' sums up and return the finished lines (on every rank)."""
         if not self._pending:
             return []
-        packed = torch.stack(
-            [torch.cat([item.statistics, item.histogram.flatten()]) for item in self._pending]
-        )
+        packed = torch.stack([torch.cat([item.statistics, item.histogram.flatten()]) for item in self._pending])
         if self._world_size > 1:
             torch.distributed.all_reduce(packed)
         lines = []

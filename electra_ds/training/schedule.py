@@ -39,8 +39,9 @@ def learning_rate(config: ScheduleConfig, peak: float, step: int, steps: int) ->
 def adam_settings(config: OptimizerConfig, rate: float, update: int) -> tuple[float, float, float]:
     """Rate, eps and weight decay to give torch's AdamW for one update.
 
-    torch's AdamW always corrects the bias of the moments. Without correction, the same step comes from rate b1/sqrt(b2),
-    eps/sqrt(b2) and a weight decay divided by that factor, with b = 1 - beta^update: exact at any update, resumed or not.
+    torch's AdamW always corrects the bias of the moments. Without correction, the same step comes from rate times
+    b1/sqrt(b2), eps/sqrt(b2) and a weight decay divided by that factor, with b = 1 - beta^update: exact at any update,
+    resumed or not.
 
     Args:
         config: betas, eps, decay.

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from electra_ds.data.loader import rank_positions
 from electra_ds.data.mixing import hash_words, permute
 from electra_ds.data.order import RowOrder
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 FINGERPRINT = "0123456789abcdef" * 4
 

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from electra_ds.data.format import Block
-from electra_ds.data.rows import Packing, pack_block
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from electra_ds.data.format import Block
+from electra_ds.data.rows import Packing, pack_block
 
 PAD, CLS, SEP = 0, 2, 3
 
@@ -53,9 +54,7 @@ def test_the_row_count_follows_from_tokens_and_documents_alone(case):
 def test_segments_are_well_formed_and_stay_inside_one_document(case):
     block, packing, key, epoch_key = case
     rows = pack(block, packing, key, epoch_key)
-    for ids, segments, positions, types in zip(
-        rows.ids, rows.segments, rows.positions, rows.token_types, strict=True
-    ):
+    for ids, segments, positions, types in zip(rows.ids, rows.segments, rows.positions, rows.token_types, strict=True):
         real = segments > 0
         assert (ids[~real] == PAD).all()
         assert not real[np.argmin(real) :].any() or real.all(), "padding stands at the end of a row"

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 import torch
-from electra_ds.cli import main
 
+from electra_ds.cli import main
 from tests.conftest import pretrain_options, run_ranks
 
 pytestmark = pytest.mark.ranks
@@ -24,7 +24,12 @@ def run(request, tiny_shards, tmp_path_factory):
 
 
 def test_folders_load_in_stock_transformers_and_are_verified(run, tmp_path, capsys):
-    from transformers import AutoModelForPreTraining, AutoModelForSequenceClassification, AutoTokenizer, ElectraForMaskedLM
+    from transformers import (
+        AutoModelForPreTraining,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        ElectraForMaskedLM,
+    )
 
     assert main(["convert", str(run), "--output", str(tmp_path / "hf"), "--verify"]) == 0
     said = capsys.readouterr().out
@@ -55,9 +60,10 @@ def test_an_earlier_step_can_be_asked_for(run, tmp_path, capsys):
 
 
 def test_the_tied_pair_comes_back_and_makes_the_same_folders(run, tmp_path):
+    from safetensors.torch import load_file
+
     from electra_ds.export.mapping import discriminator_to_huggingface
     from electra_ds.model.config import ModelConfig
-    from safetensors.torch import load_file
 
     assert main(["convert", str(run), "--output", str(tmp_path / "hf")]) == 0
     assert main(["convert", str(tmp_path / "hf"), "--output", str(tmp_path / "pair")]) == 0

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from electra_ds.export.huggingface import build_huggingface
 from electra_ds.model import noise
 from electra_ds.model.config import ModelConfig, ObjectiveConfig

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from electra_ds.export.mapping import discriminator_to_huggingface, from_huggingface, generator_to_huggingface
 from torch.nn import functional
 
+from electra_ds.export.mapping import discriminator_to_huggingface, from_huggingface, generator_to_huggingface
 from tests.model.conftest import make_batch, make_model, packed_rows, to_huggingface
 
 SIZES = {
@@ -152,7 +152,9 @@ def test_gradients_equal_a_plain_hugging_face_joint_step(objective, weights):
     ours = {name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in model.named_parameters()}
     expected_generator = generator_to_huggingface(ours, model.config)
     expected_discriminator = discriminator_to_huggingface(ours, model.config)
-    largest = max(float(p.grad.abs().max()) for n in (generator, discriminator) for p in n.parameters() if p.grad is not None)
+    largest = max(
+        float(p.grad.abs().max()) for n in (generator, discriminator) for p in n.parameters() if p.grad is not None
+    )
     compared = 0
     for network, expected in ((generator, expected_generator), (discriminator, expected_discriminator)):
         for name, parameter in network.named_parameters():
@@ -160,6 +162,8 @@ def test_gradients_equal_a_plain_hugging_face_joint_step(objective, weights):
             # A key's bias shifts all scores of a query alike, so its gradient is zero but for rounding in float64.
             floor = 1e-12 * largest if name.endswith("key.bias") else 0.0
             allowed = max(1e-5 * float(theirs.abs().max()), floor)
-            torch.testing.assert_close(expected[name], theirs, rtol=1e-5, atol=allowed, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                expected[name], theirs, rtol=1e-5, atol=allowed, msg=lambda m, n=name: f"{n}: {m}"
+            )
             compared += 1
     assert compared > 60

@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
+
 from electra_ds.model.config import ModelConfig, ObjectiveConfig
 from electra_ds.model.electra import Electra
 from electra_ds.model.flops import step_flops_per_token
 from electra_ds.model.statistics import area_under_curve, logit_histogram
-from sklearn.metrics import roc_auc_score
-
 from tests.model.conftest import SPECIAL, make_batch, make_model
 
 

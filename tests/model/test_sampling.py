@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from scipy import stats
+
 from electra_ds.kernels.sampling import sample_tokens
 from electra_ds.model import noise
 from electra_ds.model.config import ObjectiveConfig
-from scipy import stats
-
 from tests.model.conftest import make_batch, make_model
 
 
@@ -75,9 +75,7 @@ def test_samples_do_not_depend_on_the_micro_batch():
     model, batch = make_model(objective), make_batch(objective, rows=4)
     whole = model(batch)["corrupted_ids"]
     for row in range(4):
-        fields = {
-            name: value[row : row + 1] if value.ndim else value for name, value in vars(batch).items()
-        }
+        fields = {name: value[row : row + 1] if value.ndim else value for name, value in vars(batch).items()}
         assert torch.equal(model(type(batch)(**fields))["corrupted_ids"][0], whole[row])
 
 

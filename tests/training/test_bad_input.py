@@ -5,8 +5,8 @@ import shutil
 import sys
 
 import pytest
-from electra_ds.checkpoint import list_checkpoints
 
+from electra_ds.checkpoint import list_checkpoints
 from tests.conftest import metrics, pretrain_options, run_ranks
 
 pytestmark = pytest.mark.ranks

@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
+
 from electra_ds.checkpoint import list_checkpoints, read_state
 from electra_ds.export.consolidate import read_weights
-
 from tests.conftest import metrics, pretrain_options, run_ranks
 
 pytestmark = pytest.mark.ranks
@@ -14,7 +14,15 @@ STAGES = ("zero0", "zero1", "zero2", "zero3")
 
 
 def losses(run):
-    keys = ("step", "loss", "generator_loss", "discriminator_loss", "gradient_norm", "discriminator_auc", "rows_consumed")
+    keys = (
+        "step",
+        "loss",
+        "generator_loss",
+        "discriminator_loss",
+        "gradient_norm",
+        "discriminator_auc",
+        "rows_consumed",
+    )
     return [tuple(line[key] for key in keys) for line in metrics(run)]
 
 

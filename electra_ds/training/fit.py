@@ -1,0 +1,120 @@
+"""Does it fit: model to tokenizer, checkpoint to recipe, batch to memory. And what a step begins with."""
+
+from __future__ import annotations
+
+import math
+import platform
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy.random
+import torch
+
+from electra_ds.checkpoint import RunState
+from electra_ds.data.mixing import hash_words
+from electra_ds.data.shards import ShardSet
+from electra_ds.errors import UserError
+from electra_ds.model.config import ModelConfig
+from electra_ds.model.electra import Electra
+from electra_ds.model.masking import SpecialIds
+from electra_ds.recipe import Recipe
+from electra_ds.training.batches import PreparedRows, micro_batches
+
+_STEP_SEED = 31
+_BYTES_PER_PARAMETER = 12
+"""Gradient and both moments in float32, on top of the weight itself."""
+
+
+def try_batch(model: Electra, prepared: PreparedRows, precision: str, device: torch.device, shares: int) -> None:
+    """Run one micro-batch forward and backward, beside a stand-in for gradients and optimizer state.
+
+    Args:
+        model: on its device, in float32.
+        prepared: rows of one micro-batch.
+        precision: of the run.
+        device: where the model lies.
+        shares: ranks that the optimizer's state is divided among.
+
+    Raises:
+        UserError: it does not fit into memory.
+    """
+    rows, length = prepared.tensors["input_ids"].shape
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    lowered = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    batch = next(micro_batches(prepared, rows, prepared.counts, 1, device))
+    try:
+        size = parameters * -(-_BYTES_PER_PARAMETER // shares)
+        stand_in = torch.empty(size, dtype=torch.uint8, device=device)
+        with torch.autocast(device.type, lowered, enabled=lowered is not None):
+            model(batch)["loss"].backward()
+        del stand_in
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "memory" not in str(error):
+            raise
+        raise UserError(
+            f"one micro-batch of {rows} rows of {length} tokens does not fit into the memory of {device} "
+            f"({str(error).splitlines()[0]}); lower training.micro_batch_size: the global batch stays what it is, in "
+            "more portions"
+        ) from error
+    model.zero_grad(set_to_none=True)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def seed_everything(seed: int, step: int, rank: int) -> None:
+    """Seed dropout for one step of one rank, so that a resumed run draws what the undisturbed one would."""
+    word = int(hash_words(_STEP_SEED, seed, step, rank)[0])
+    torch.manual_seed(word % (1 << 63))
+    numpy.random.seed(word % (1 << 32))
+    random.seed(word)
+
+
+def versions() -> dict[str, str]:
+    """Releases of what computes."""
+    import deepspeed
+
+    from electra_ds import __version__
+
+    return {
+        "electra_ds": __version__,
+        "torch": torch.__version__,
+        "deepspeed": deepspeed.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def is_finite(value: float | None) -> bool:
+    """Whether a metric is a number at all."""
+    return value is not None and math.isfinite(value)
+
+
+def fit_tokenizer(recipe: Recipe, shards: ShardSet) -> tuple[SpecialIds, ModelConfig]:
+    """Take vocabulary size and special ids from the shards, and refuse a model that disagrees."""
+    info = shards.manifest.tokenizer
+    asked = recipe.model.vocab_size
+    if asked is not None and asked != info.vocab_size:
+        raise UserError(
+            f"model.vocab_size={asked}, but the tokenizer of {shards.folder} has {info.vocab_size} entries; "
+            "leave model.vocab_size null to take the tokenizer's"
+        )
+    special = SpecialIds(pad=info.pad_id, unk=info.unk_id, cls=info.cls_id, sep=info.sep_id, mask=info.mask_id)
+    return special, replace(recipe.model, vocab_size=info.vocab_size)
+
+
+def check_fits(path: Path, state: RunState, fresh: RunState) -> None:
+    """Refuse a checkpoint of another model, seed or shard set."""
+    if state.fingerprint != fresh.fingerprint:
+        raise UserError(
+            f"checkpoint {path} was trained on another shard set (fingerprint {state.fingerprint[:12]}..., these "
+            f"shards are {fresh.fingerprint[:12]}...), so its place in the data means nothing here; give the run "
+            "its own shards as data.path, or choose another --output"
+        )
+    different = [
+        f"{key}: {state.model.get(key)!r} there, {value!r} here"
+        for key, value in fresh.model.items()
+        if state.model.get(key) != value
+    ]
+    if different or state.seed != fresh.seed:
+        different += [f"seed: {state.seed} there, {fresh.seed} here"] if state.seed != fresh.seed else []
+        raise UserError(f"checkpoint {path} is of another model ({'; '.join(different)}); choose another --output")
