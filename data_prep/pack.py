@@ -103,7 +103,8 @@ class Packer:
         if self._tokens:
             starts = np.cumsum([0, *(len(tokens) for tokens in self._tokens)])[:-1]
             sentences = [cuts + start for cuts, start in zip(self._sentences, starts, strict=True)]
-            metadata = {"continues": self._continues, "documents": self._runs}
+            labels = [list(label) for label in self._labels]
+            metadata = {"continues": self._continues, "labels": labels, "runs": self._runs}
             self._emit(
                 Block(
                     np.concatenate(self._tokens),
@@ -117,7 +118,8 @@ class Packer:
     def _reset(self) -> None:
         self._tokens: list[np.ndarray] = []
         self._sentences: list[np.ndarray] = []
-        self._runs: list[dict[str, Any]] = []
+        self._labels: dict[tuple[str, ...], int] = {}
+        self._runs: list[tuple[int, int]] = []
         self._count, self._continues = 0, False
 
     def _cut(self, first: int, end: int, sentences: np.ndarray) -> int:
@@ -129,11 +131,10 @@ class Packer:
     def _append(self, tokens: np.ndarray, sentences: np.ndarray, label: list[str], continues: bool) -> None:
         if not self._tokens:
             self._continues = continues
-        source, language, file = label
-        run = {"source": source, "language": language, "file": file}
+        number = self._labels.setdefault(tuple(label), len(self._labels))
         # Runs of documents alike are written once: metadata stays small beside the tokens.
-        if not self._runs or any(self._runs[-1][key] != run[key] for key in run):
-            self._runs.append({"first": len(self._tokens), **run})
+        if not self._runs or self._runs[-1][1] != number:
+            self._runs.append((len(self._tokens), number))
         self._tokens.append(tokens)
         self._sentences.append(sentences)
         self._count += len(tokens)

@@ -128,11 +128,9 @@ def show_block(config: InspectConfig, manifest: Manifest) -> str:
         f"{config.split} block {config.block or 0} ({shard.name}.tar, number {number} in it): "
         f"{len(block.tokens):,} tokens, {len(block.documents):,} documents, {len(block.sentences):,} sentences",
     ]
-    runs = block.metadata.get("documents", [])
     for document in range(min(config.documents, len(block.documents))):
         start, end = int(block.documents[document]), int(block.document_ends[document])
-        run: dict[str, Any] = next((run for run in reversed(runs) if run["first"] <= document), {})
-        where = " ".join(run[key] for key in ("source", "language", "file") if run.get(key))
+        where = " ".join(filter(None, block.label(document)))
         sentences = int(np.searchsorted(block.sentences, end) - np.searchsorted(block.sentences, start))
         text = tokenizer.decode(
             block.tokens[start : min(end, start + SHOWN_TOKENS)].tolist(), skip_special_tokens=False

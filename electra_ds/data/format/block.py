@@ -34,7 +34,8 @@ class Block:
         documents: [D] uint32, first token of each document; strictly increasing from 0.
         sentences: [S] uint32, first token of each sentence or line; strictly increasing from 0,
             and every document start is also a sentence start.
-        metadata: JSON object: source, language and provenance, as the pipeline recorded them.
+        metadata: JSON object: ``labels`` lists [source, language, file], ``runs`` lists [first document, number in
+            labels] for runs of documents alike, ``continues`` tells that the first document began in the block before.
     """
 
     tokens: np.ndarray
@@ -54,6 +55,12 @@ class Block:
     def document_ends(self) -> np.ndarray:
         """[D] int64, one past the last token of each document."""
         return np.append(self.documents[1:], len(self.tokens)).astype(np.int64)
+
+    def label(self, document: int) -> list[str]:
+        """Source, language and file of a document; empty strings where unknown."""
+        labels, runs = self.metadata.get("labels", []), self.metadata.get("runs", [])
+        number = next((number for first, number in reversed(runs) if first <= document), None)
+        return labels[number] if number is not None else ["", "", ""]
 
 
 def encode_block(key: str, block: Block) -> bytes:
@@ -103,6 +110,11 @@ def decode_block(data: bytes | memoryview, where: str = "block") -> Block:
         arrays[ending] = _read_payload(payload, ending, where)
     if arrays[TOKENS].dtype not in (np.dtype("<u2"), np.dtype("<u4")) or arrays[TOKENS].ndim != 1:
         raise DataError(f"{where}: tokens are {arrays[TOKENS].dtype}, expected a 1-D uint16 or uint32 array")
+    for name in (DOCUMENTS, SENTENCES):
+        if arrays[name].dtype != np.dtype("<u4"):
+            raise DataError(f"{where}: {name} is {arrays[name].dtype}, expected uint32")
+    if not isinstance(arrays[METADATA], dict):
+        raise DataError(f"{where}: its metadata is a {type(arrays[METADATA]).__name__}, expected a JSON object")
     return Block(arrays[TOKENS], arrays[DOCUMENTS], arrays[SENTENCES], arrays[METADATA])
 
 

@@ -112,7 +112,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
             "make one with 'electra-ds prep --output ...'"
         ) from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); rerun prep to write it again") from error
+        raise DataError(f"{path}: cannot be read ({error}); restore it, or prepare into a new folder") from error
     if not isinstance(value, dict) or value.get("version") != FORMAT_VERSION:
         found = value.get("version") if isinstance(value, dict) else type(value).__name__
         raise DataError(f"{path}: format version {found!r}, this release reads version {FORMAT_VERSION}")
@@ -125,9 +125,14 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
             statistics=value["statistics"],
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: a field is missing or unknown ({error}); rerun prep to write it again") from error
+        raise DataError(
+            f"{path}: a field is missing or unknown ({error}); restore it, or prepare into a new folder"
+        ) from error
     if value.get("fingerprint") != manifest.fingerprint:
-        raise DataError(f"{path}: altered after it was written (its fingerprint does not match); rerun prep")
+        raise DataError(
+            f"{path}: altered after it was written (its fingerprint does not match); "
+            "restore it, or prepare into a new folder"
+        )
     return manifest
 
 
