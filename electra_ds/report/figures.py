@@ -77,8 +77,8 @@ def curves(name: str, series: Sequence[Series], marks: Sequence[Mark], log: bool
     for mark in marks:
         axes.axvline(mark.step, color=COLOURS["muted"], linewidth=0.9, linestyle=(0, (3, 3)), zorder=1)
         axes.annotate(
-            mark.label, (mark.step, 1), xycoords=("data", "axes fraction"), xytext=(-3, -2), rotation=90, fontsize=7.5,
-            textcoords="offset points", ha="right", va="top", color=COLOURS["muted"],
+            mark.label, (mark.step, 1), xycoords=("data", "axes fraction"), xytext=(0, 2), fontsize=7.5,
+            textcoords="offset points", ha="center", va="bottom", color=COLOURS["muted"],
         )  # fmt: skip
     if log:
         axes.set_yscale("log")
@@ -93,7 +93,7 @@ def curves(name: str, series: Sequence[Series], marks: Sequence[Mark], log: bool
 
 def strip(name: str, rows: Sequence[Dots], label: str) -> str:
     """Draw one row of dots per group, every score a dot, the median a bar."""
-    figure, axes = _figure(7.6, 0.55 + 0.52 * len(rows))
+    figure, axes = _figure(9.6, 0.6 + 0.5 * len(rows))
     for position, row in enumerate(reversed(rows)):
         colour = COLOURS[row.colour]
         if not row.median:

@@ -126,7 +126,7 @@ def compare(ours: list[float], floor: list[float], metric: str, split: str) -> s
 def _table(results: dict[str, Any], scores: dict[str, list[float]], baselines: dict[str, float]) -> list[Row]:
     rows = []
     for name, found in scores.items():
-        deviation = _percent(statistics.stdev(found)) if len(found) > 1 else "–"
+        deviation = f"{100 * statistics.stdev(found):.1f} points" if len(found) > 1 else "–"
         cells = [_percent(statistics.median(found)), _percent(min(found)), _percent(max(found)), deviation]
         rows.append(Row(NAMES.get(name, name), len(found), cells))
     for name, value in baselines.items():

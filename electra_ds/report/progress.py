@@ -124,11 +124,12 @@ def sections(inputs: Inputs) -> list[Section]:
 
 
 def _losses(inputs: Inputs) -> Section:
-    text = [_interruptions(inputs)]
+    changes = []
     for key, name in (("generator_loss", "generator"), ("discriminator_loss", "discriminator")):
         seen = points(inputs.validation, key)[1]
         if len(seen) > 1:
-            text.append(f"Held-out {name} loss went from {seen[0]:.3f} to {seen[-1]:.3f}.")
+            changes.append(f"the {name}’s from {seen[0]:.3f} to {seen[-1]:.3f}")
+    text = [f"Loss on held-out text: {' and '.join(changes)}." if changes else "", _interruptions(inputs)]
     plots = [
         _both(inputs, "generator_loss", "Generator loss", "cross-entropy at the selected positions, nats"),
         _both(inputs, "discriminator_loss", "Discriminator loss", "binary cross-entropy over all tokens, nats"),
