@@ -54,6 +54,7 @@ def finetune(config: FinetuneConfig, task: Task, splits: dict[str, Split], folde
     """Train every seed, write predictions, the best model and results.json into `folder`; return the results."""
     began = time.perf_counter()
     with models.quiet_libraries():
+        models.check_precision(config.precision)
         tokenizer = models.load_tokenizer(config.model)
         model_config = models.load_config(config.model, config.dropout, task.head_config())
         models.check_fit(config.model, model_config, tokenizer, config.max_length)

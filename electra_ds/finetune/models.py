@@ -92,6 +92,24 @@ def check_fit(model: str, config: Any, tokenizer: Any, max_length: int) -> None:
         raise UserError(f"max_length: {max_length}, but {model} has {positions} positions; choose at most that")
 
 
+def check_precision(precision: str) -> None:
+    """Refuse arithmetic that this machine's device does not have.
+
+    Raises:
+        UserError: fp16 without a GPU, bf16 on a GPU that lacks it.
+    """
+    import torch
+
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("precision: fp16 needs a GPU, and none is found; choose bf16 or float32")
+    if (
+        precision == "bf16"
+        and torch.cuda.is_available()
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
+        raise UserError(f"precision: {torch.cuda.get_device_name()} has no bf16; choose fp16 or float32")
+
+
 def build_model(auto_model: str, model: str, config: Any, from_scratch: bool) -> Any:
     """Return the network with the task's head, on the CPU in float32.
 

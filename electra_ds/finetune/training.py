@@ -111,6 +111,7 @@ def _trainer(
     arguments = TrainingArguments(
         output_dir=str(scratch_folder),
         seed=seed,
+        use_cpu=not torch.accelerator.is_available(),  # bf16 without a GPU wants it said
         max_steps=steps,
         per_device_train_batch_size=micro,
         per_device_eval_batch_size=64,

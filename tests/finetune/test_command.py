@@ -229,6 +229,13 @@ def test_bad_input_is_one_clear_error(discriminator, train_file, tmp_path, capsy
     assert not (tmp_path / "ft").exists()
 
 
+def test_bf16_trains_and_fp16_is_refused_without_a_gpu(discriminator, train_file, validation_file, tmp_path, capsys):
+    files = (train_file, validation_file)
+    assert finetune(discriminator, *files, tmp_path / "ft", seeds=1, epochs=1, precision="bf16") == 0
+    if not torch.cuda.is_available():
+        assert "fp16 needs a GPU" in refused(capsys, discriminator, *files, tmp_path / "no", precision="fp16")
+
+
 def test_several_processes_are_refused(discriminator, train_file, validation_file, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "one process" in refused(capsys, discriminator, train_file, validation_file, tmp_path / "ft")
