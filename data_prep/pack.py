@@ -17,10 +17,10 @@ from electra_ds.files import sha256_of
 class ShardSequence:
     """Writes the blocks of one split into ``SPLIT-000000.tar`` and so on; passes over shards that are whole."""
 
-    def __init__(self, folder: Path, split: str, shard_blocks: int) -> None:
-        """`folder`: of the shard set; `shard_blocks`: blocks in one tar."""
+    def __init__(self, folder: Path, target: Path, split: str, shard_blocks: int) -> None:
+        """`folder`: of the shard set; `target`: where new shards go; `shard_blocks`: blocks in one tar."""
         self.infos: list[ShardInfo] = []
-        self._folder, self._split, self._shard_blocks = folder, split, shard_blocks
+        self._folder, self._target, self._split, self._shard_blocks = folder, target, split, shard_blocks
         self._writer: ShardWriter | None = None
         self._whole: ShardInfo | None = None
         self._blocks = 0
@@ -30,7 +30,7 @@ class ShardSequence:
         if self._writer is None and self._whole is None:
             name = f"{self._split}-{len(self.infos):06d}"
             self._whole = whole_shard(self._folder, name)
-            self._writer = None if self._whole else ShardWriter(self._folder, name)
+            self._writer = None if self._whole else ShardWriter(self._target, name)
         if self._writer:
             self._writer.add(block)
         self._blocks += 1
@@ -94,8 +94,8 @@ class Packer:
         self.cut_documents += len(tokens) > self._limit
         while first < len(tokens):
             last = self._cut(first, len(tokens), sentences)
-            inside = sentences[(sentences > first) & (sentences < last)] - first
-            self._append(tokens[first:last], np.append(0, inside), label, continues=first > 0)
+            starts = sentences[(sentences >= first) & (sentences < last)] - first
+            self._append(tokens[first:last], starts, label, continues=first > 0)
             first = last
 
     def flush(self) -> None:
@@ -129,6 +129,16 @@ class Packer:
         return int(sentences[at]) if at >= 0 and sentences[at] > first else first + self._limit
 
     def _append(self, tokens: np.ndarray, sentences: np.ndarray, label: list[str], continues: bool) -> None:
+        self._count += len(tokens)
+        if continues and self._tokens:  # the same document goes on in the same block
+            self._sentences[-1] = np.append(self._sentences[-1], sentences + len(self._tokens[-1]))
+            self._tokens[-1] = np.append(self._tokens[-1], tokens)
+        else:
+            self._begin(tokens, sentences, label, continues)
+        if self._count >= self._limit:
+            self.flush()
+
+    def _begin(self, tokens: np.ndarray, sentences: np.ndarray, label: list[str], continues: bool) -> None:
         if not self._tokens:
             self._continues = continues
         number = self._labels.setdefault(tuple(label), len(self._labels))
@@ -136,20 +146,19 @@ class Packer:
         if not self._runs or self._runs[-1][1] != number:
             self._runs.append((len(self._tokens), number))
         self._tokens.append(tokens)
-        self._sentences.append(sentences)
-        self._count += len(tokens)
-        if self._count >= self._limit:
-            self.flush()
+        # Where a long sentence is cut, what follows in the next block counts as a sentence of its own.
+        self._sentences.append(sentences if len(sentences) and sentences[0] == 0 else np.append(0, sentences))
 
 
 def assemble(
-    parts: Iterable[Path], folder: Path, block_tokens: int, shard_blocks: int, dtype: np.dtype[Any]
+    parts: Iterable[Path], folder: Path, target: Path, block_tokens: int, shard_blocks: int, dtype: np.dtype[Any]
 ) -> tuple[dict[str, tuple[ShardInfo, ...]], dict[str, Any]]:
     """Write the shards of every split.
 
     Args:
         parts: files in the order of the input.
         folder: of the shard set; shards that are whole there are kept.
+        target: folder that others are written to, most often the same.
         block_tokens: tokens of a block.
         shard_blocks: blocks of a shard.
         dtype: of the tokens.
@@ -157,7 +166,7 @@ def assemble(
     Returns:
         The shards per split, and the counts summed over the parts.
     """
-    sequences = [ShardSequence(folder, split, shard_blocks) for split in SPLITS]
+    sequences = [ShardSequence(folder, target, split, shard_blocks) for split in SPLITS]
     packers = [Packer(block_tokens, sequence.add) for sequence in sequences]
     counts: dict[str, Any] = {"read": 0, "bytes": 0, "unknown": 0, "dropped": {}, "sources": {}}
     kept = [0] * len(SPLITS)

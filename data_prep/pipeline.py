@@ -48,7 +48,9 @@ def run(config: PrepConfig) -> tuple[Manifest, bool]:
         manifest = _shards(config, sources, workspace, inputs)
         if workspace.manifest is None:
             manifest.write(config.output)
-        elif workspace.manifest.fingerprint != manifest.fingerprint:
+        elif workspace.manifest.fingerprint == manifest.fingerprint:
+            workspace.publish_rebuilt()
+        else:
             raise DataError(
                 f"{config.output}: what was rebuilt differs from the manifest, so the inputs or a library changed "
                 "since; prepare into a new folder"
@@ -95,7 +97,8 @@ def _shards(config: PrepConfig, sources: list[Source], workspace: Workspace, inp
     rate = made_bytes / progress.seconds / 1e6
     say(f"tokenized {made_bytes / 1e6:.1f} MB in {progress.seconds:.1f} s ({rate:.1f} MB/s){kept}; writing shards")
     dtype = token_dtype(tokenizer.vocab_size)
-    splits, counts = assemble(parts, config.output, config.block_tokens, config.shard_blocks, dtype)
+    target = workspace.shard_target()
+    splits, counts = assemble(parts, config.output, target, config.block_tokens, config.shard_blocks, dtype)
     if not splits["train"]:
         raise UserError(f"inputs: {config.inputs} hold no token for training; give files with text")
     for source in sources:

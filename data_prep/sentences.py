@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,10 @@ _BREAK = re.compile(r"(?P<line>[ \t\r]*\n[ \t\r\n]*)|(?P<end>[.!?…؟۔।॥։
 _SPACES = " \t\r\n\u00a0\u3000"
 _OPENING = frozenset("\"'“‘«‹„¿¡([{「『—–-•*#")
 _FULL_WIDTH_END = re.compile(r"[。！？｡][」』”’）)\]]*$")
+_HALF_WIDTH_END = re.compile(r"[!?][」』”’）)\]]*$")
+_IDEOGRAPHIC = re.compile(
+    r"^[「『“《（\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+)
 _FULL_WIDTH_CLOSE = re.compile(r"^[。！？｡」』”’）)\]]")
 
 
@@ -58,17 +63,22 @@ def _begins_sentence(text: str, position: int, end: int) -> bool:
     return False
 
 
-def full_width_tables(vocabulary: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Tell for each token whether it ends a sentence where no white space follows (Chinese, Japanese).
+class FullWidthTables(NamedTuple):
+    """What tells sentence ends that no white space follows (Chinese, Japanese); each [V] bool, V tokens."""
 
-    Args:
-        vocabulary: the tokens in the order of their ids, V of them.
+    ends: np.ndarray
+    """The token ends with a full-width full stop, question or exclamation mark."""
+    closes: np.ndarray
+    """The token begins with a mark that belongs to the sentence before it."""
+    half_width_ends: np.ndarray
+    """The token ends with ``!`` or ``?``: NFKC makes these of the full-width marks."""
+    ideographic: np.ndarray
+    """The token begins with a letter, or an opening mark, of a script without spaces between sentences."""
 
-    Returns:
-        ends: [V] bool, the token ends with a full-width full stop, question or exclamation mark.
-        closes: [V] bool, the token begins with a mark that belongs to the sentence before it.
-    """
-    tokens = [token.removeprefix("##").lstrip("▁") for token in vocabulary]
-    ends = np.array([bool(_FULL_WIDTH_END.search(token)) for token in tokens])
-    closes = np.array([bool(_FULL_WIDTH_CLOSE.match(token)) for token in tokens])
-    return ends, closes
+
+def full_width_tables(vocabulary: Iterable[str]) -> FullWidthTables:
+    """Look at each token of a vocabulary, in the order of the ids."""
+    # A piece that begins with the sign for a space keeps it: white space is cut elsewhere.
+    tokens = [token.removeprefix("##") for token in vocabulary]
+    patterns = (_FULL_WIDTH_END, _FULL_WIDTH_CLOSE, _HALF_WIDTH_END, _IDEOGRAPHIC)
+    return FullWidthTables(*(np.array([bool(pattern.search(token)) for token in tokens]) for pattern in patterns))

@@ -54,6 +54,21 @@ class Workspace:
         os.replace(folder, self.tokenizer)
         fsync_folder(self.output)
 
+    def shard_target(self) -> Path:
+        """Folder that shards are written to: rebuilt ones stay aside until they are known to fit the manifest."""
+        if self.manifest is None:
+            return self.output
+        target = self.work / "rebuilt"
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        return target
+
+    def publish_rebuilt(self) -> None:
+        """Move rebuilt shards, which fit the manifest, to their place."""
+        for path in sorted((self.work / "rebuilt").iterdir()):
+            os.replace(path, self.output / path.name)
+        fsync_folder(self.output)
+
 
 @contextmanager
 def claim(output: Path, identity: dict[str, Any]) -> Iterator[Workspace]:

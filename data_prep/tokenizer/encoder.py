@@ -67,11 +67,13 @@ class _FullWidth:
     """Adds the sentence starts that only the tokens show (no white space after a Chinese full stop)."""
 
     def __init__(self, vocabulary: list[str]) -> None:
-        self._ends, self._closes = full_width_tables(vocabulary)
+        self._tables = full_width_tables(vocabulary)
 
     def merge(self, tokens: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        ends = self._ends[tokens[:-1]] & ~self._closes[tokens[1:]]
-        found = np.flatnonzero(ends) + 1
+        tables, before, after = self._tables, tokens[:-1], tokens[1:]
+        full_width = tables.ends[before] & ~tables.closes[after]
+        half_width = tables.half_width_ends[before] & tables.ideographic[after]
+        found = np.flatnonzero(full_width | half_width) + 1
         return np.union1d(starts, found).astype(np.uint32) if len(found) else starts.astype(np.uint32)
 
 
@@ -122,8 +124,8 @@ class OffsetEncoder(_HuggingFaceEncoder):
                 result.append((tokens, np.zeros(0, np.uint32)))
                 continue
             ends = np.array([end for _, end in encoding.offsets], np.int64)
-            # A sentence begins with the first token that reaches past the sentence's first character.
-            cuts = [start for start, _ in sentence_spans(text)]
+            # A sentence begins with the first token past the sentence before it: a token may hold the space between.
+            cuts = [end for _, end in sentence_spans(text)][:-1]
             starts = np.unique(np.append(np.searchsorted(ends, cuts, side="right"), 0))
             result.append((tokens, self._full_width.merge(tokens, starts[starts < len(tokens)])))
         return result

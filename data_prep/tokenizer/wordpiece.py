@@ -19,9 +19,6 @@ from data_prep.tokenizer.special import SPECIAL_TOKENS, template, write_folder
 from electra_ds.errors import UserError
 from electra_ds.files import atomic_write
 
-MAX_ALPHABET = 1000
-"""Most characters in the alphabet, as in BERT's trainer."""
-
 
 def make(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
     """Train on `texts` and write tokenizer.json, tokenizer_config.json and vocab.txt (see `make_tokenizer`)."""
@@ -106,7 +103,7 @@ def _alphabet(texts: list[str], normalizer: Any, config: TokenizerConfig) -> tup
     needed = config.character_coverage * sum(shown.values())
     kept, covered = [], 0
     # A quarter of the vocabulary at most, since each character may need its ## form too.
-    for character in ranked[: min(MAX_ALPHABET, config.vocab_size // 4)]:
+    for character in ranked[: config.vocab_size // 4]:
         if covered >= needed:
             break
         kept.append(character)

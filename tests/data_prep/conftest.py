@@ -1,0 +1,68 @@
+"""What the tests of preparation share: a way to run the command, and what its bytes are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from electra_ds.cli import main
+
+SMALL = {
+    "tokenizer.vocab_size": 400,
+    "block_tokens": 2000,
+    "shard_blocks": 3,
+    "validation_fraction": 0.1,
+    "workers": 1,
+}
+"""Options that make a shard set of a few kilobytes with several blocks and shards."""
+
+POLYGLOT = (
+    "Ein Satz über Vögel. Noch einer! «Und ein dritter?» fragte J. Smith.\nNeue Zeile, größer: Straße, ﬁnden, Å.",
+    "В начале было Слово. И Слово было у Бога; «да?» — сказал он.",
+    "中文没有空格。第二句在这里！真的吗？“是的。”他说。",
+    "日本語の文章です。ｶﾀｶﾅも、ガも。「はい」と言った。",
+    "هذا نص عربي. هل هذا سؤال؟ نعم، هو كذلك.",
+    "यह हिन्दी है। दूसरा वाक्य यहाँ है। क्या यह ठीक है?",
+    "ภาษาไทยไม่มีช่องว่างระหว่างคำ",
+    "Tiếng Việt có nhiều dấu. O\u0331 decomposed E\u0301 and n\u0303, İstanbul.",
+    "한국어 문장입니다. 두 번째 문장!",
+    "Ellipsis.... and dots... then [MASK] and [SEP] spelled out. A\u200dB \u00a0 wide\u3000space\ttab.",
+)
+"""Scripts, normal forms and marks that tokenizers are known to disagree about."""
+
+
+def options(**given: object) -> list[str]:
+    """Arguments of ``electra-ds prep``; `given` uses __ for the dot."""
+    values = {**SMALL, **{name.replace("__", "."): value for name, value in given.items()}}
+    return ["prep", *(f"--{name}={value}" for name, value in values.items() if value is not None)]
+
+
+def prep(inputs: object, output: Path, **given: object) -> int:
+    """Run ``electra-ds prep`` in this process; return its exit status."""
+    return main(options(inputs=inputs, output=output, **given))
+
+
+def refusal(capfd: pytest.CaptureFixture[str], run: Callable[[], int]) -> str:
+    """Run a command that must be refused with one error and no traceback; return the error."""
+    capfd.readouterr()
+    assert run() not in (0, None)
+    error = capfd.readouterr().err
+    assert error.count("electra-ds: error:") == 1
+    assert "Traceback" not in error
+    return error.partition("electra-ds: error:")[2]
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Relative path: SHA-256 of every file below a folder."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def write_json_lines(path: Path, rows: Iterable[object]) -> Path:
+    """Write rows as JSON lines."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    return path
