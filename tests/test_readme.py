@@ -1,0 +1,61 @@
+"""What the pages tell a reader to type exists: commands, options, files, make targets."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from data_prep.config import PrepConfig
+from electra_ds.cli import COMMANDS
+from electra_ds.command_line import field_paths
+from electra_ds.export.command import ConvertConfig
+from electra_ds.finetune.config import FinetuneConfig
+from electra_ds.recipe import Recipe
+from electra_ds.report.config import ReportConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONFIGS = {
+    "prep": PrepConfig,
+    "pretrain": Recipe,
+    "convert": ConvertConfig,
+    "finetune": FinetuneConfig,
+    "report": ReportConfig,
+}
+
+
+def typed_commands(page):
+    """Commands of indented and fenced blocks, continued lines joined."""
+    text = page.read_text("utf-8").replace("\\\n", " ")
+    for line in text.splitlines():
+        found = re.search(r"electra-ds (\w+)((?: (?:'[^']*'|[^\s#|`]+))*)", line)
+        if found and found.group(1) in COMMANDS and (line.startswith("    ") or line.startswith("electra-ds")):
+            yield found.group(1), shlex.split(found.group(2))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_options_that_pages_show_exist(page):
+    for command, words in typed_commands(page):
+        if command in CONFIGS:
+            known = {"config", "help", "debug", *field_paths(CONFIGS[command])}
+            for word in words:
+                if word.startswith("--"):
+                    assert word[2:].partition("=")[0] in known, f"{page.name}: electra-ds {command} {word}"
+
+
+def test_the_readme_shows_every_main_command():
+    shown = {command for command, _ in typed_commands(ROOT / "README.md")}
+    assert {"prep", "inspect", "pretrain", "convert", "finetune", "report"} <= shown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", page.read_text("utf-8")):
+        assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_make_targets_that_pages_name_exist():
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    for page in PAGES:
+        named = set(re.findall(r"(?:^    |`)make (\w+)", page.read_text("utf-8"), re.MULTILINE))
+        assert named <= targets, page.name
