@@ -211,7 +211,7 @@ def test_finetuning_shows_every_seed_and_says_what_follows(run, tmp_path):
     [
         ([0.60, 0.62], [0.52, 0.54], "more than the spread over seeds (at most 2.0 points), and the lowest pretrained"),
         ([0.60, 0.66], [0.58, 0.62], "the seeds alone could explain this"),
-        ([0.50, 0.52], [0.60, 0.62], "the lowest from scratch score is above the highest pretrained one"),
+        ([0.50, 0.52], [0.60, 0.62], "the lowest from-scratch score is above the highest pretrained one"),
         ([0.50, 0.52], [0.60, 0.62], "10.0 points below the same network"),
         ([0.60], [0.50, 0.51], "With a single seed the spread is unknown"),
     ],

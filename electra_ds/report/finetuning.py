@@ -118,7 +118,7 @@ def compare(ours: list[float], floor: list[float], metric: str, split: str) -> s
     text += f"That is more than the spread over seeds (at most {spread:.1f} points)"
     high, low = (ours, floor) if gap > 0 else (floor, ours)
     if min(high) > max(low):
-        better, worse = ("pretrained", "from scratch") if gap > 0 else ("from scratch", "pretrained")
+        better, worse = ("pretrained", "from-scratch") if gap > 0 else ("from-scratch", "pretrained")
         return text + f", and the lowest {better} score is above the highest {worse} one."
     return text + ", though the two ranges touch."
 

@@ -55,7 +55,7 @@ def render(inputs: Inputs, config: ReportConfig) -> str:
     environment.filters["svg"] = Markup
     begun = progress.lives(inputs)
     return environment.get_template(TEMPLATE).render(
-        title=config.title or f"Pretraining {inputs.folder.resolve().name}",
+        title=config.title or f"ELECTRA run: {inputs.folder.resolve().name}",
         version=__version__,
         written=time.strftime("%Y-%m-%d %H:%M"),
         facts=progress.facts(inputs),
