@@ -29,7 +29,9 @@ def main(folder: Path, seconds: int) -> None:
     )
     print(f"model       {folder}/hf/discriminator: loads in stock transformers")
     rows = results["data"]["test"]["rows"]
-    print(f"fine-tuning {folder}/finetune: accuracy on {rows:,} test texts of 8 packages, median of {results['settings']['seeds']} seeds")
+    print(
+        f"fine-tuning {folder}/finetune: accuracy on {rows:,} test texts of 8 packages, median of {results['settings']['seeds']} seeds"
+    )
     for name, title in (("pretrained", "pretrained"), ("from_scratch", "the same network from scratch")):
         score = results["summary"][name]["test"]["accuracy"]
         print(f"            {score['median']:.1%} ({score['minimum']:.1%} to {score['maximum']:.1%}) {title}")

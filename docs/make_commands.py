@@ -21,7 +21,9 @@ def main() -> None:
         command = [sys.executable, "-m", "electra_ds", name, "--help"]
         text = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
         options = text[text.index("options:") :] if "options:" in text else text
-        pages.append(f"## electra-ds {name}\n\n{summary[0].upper()}{summary[1:]}.\n\n```text\n{options.rstrip()}\n```\n")
+        pages.append(
+            f"## electra-ds {name}\n\n{summary[0].upper()}{summary[1:]}.\n\n```text\n{options.rstrip()}\n```\n"
+        )
     Path(__file__).with_name("commands.md").write_text("\n".join(pages), "utf-8")
 
 
