@@ -29,8 +29,9 @@ def main(folder: Path, seconds: int) -> None:
     )
     print(f"model       {folder}/hf/discriminator: loads in stock transformers")
     rows = results["data"]["test"]["rows"]
+    seeds, packages = results["settings"]["seeds"], len(results["labels"])
     print(
-        f"fine-tuning {folder}/finetune: accuracy on {rows:,} test texts of 8 packages, median of {results['settings']['seeds']} seeds"
+        f"fine-tuning {folder}/finetune: accuracy, {rows:,} test texts ({packages} packages), medians of {seeds} seeds"
     )
     for name, title in (("pretrained", "pretrained"), ("from_scratch", "the same network from scratch")):
         score = results["summary"][name]["test"]["accuracy"]

@@ -14,8 +14,8 @@ def main() -> None:
     """Ask each command for its help at a fixed width, and write the page."""
     environment = {**os.environ, "COLUMNS": "110"}
     pages = [
-        "# Commands\n\nMade by `make docs` from the config classes. A field `--section.field` is `section: {field: ...}` "
-        "in YAML.\n"
+        "# Commands\n\nMade by `make docs` from the config classes. A field `--section.field` is "
+        "`section: {field: ...}` in YAML.\n"
     ]
     for name, (_, summary) in COMMANDS.items():
         command = [sys.executable, "-m", "electra_ds", name, "--help"]

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+
 from data_prep.config import PrepConfig
 from electra_ds.cli import COMMANDS
 from electra_ds.command_line import field_paths
@@ -29,7 +30,7 @@ def typed_commands(page):
     text = page.read_text("utf-8").replace("\\\n", " ")
     for line in text.splitlines():
         found = re.search(r"electra-ds (\w+)((?: (?:'[^']*'|[^\s#|`]+))*)", line)
-        if found and found.group(1) in COMMANDS and (line.startswith("    ") or line.startswith("electra-ds")):
+        if found and found.group(1) in COMMANDS and line.startswith(("    ", "electra-ds")):
             yield found.group(1), shlex.split(found.group(2))
 
 
