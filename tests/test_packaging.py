@@ -1,11 +1,12 @@
 """The wheel carries what a clone has: recipes, DeepSpeed configs, templates, commands."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import environment, metrics, pretrain_options
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,9 +24,9 @@ def installed(tmp_path_factory):
 
 
 def run(installed, tmp_path, code):
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    variables = environment(PYTHONPATH=str(installed))
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=tmp_path, env=variables, capture_output=True, text=True, check=True
     ).stdout
 
 
@@ -54,8 +55,6 @@ def test_the_wheel_holds_no_tests_and_every_data_file(installed):
 
 
 def test_commands_run_from_the_wheel(installed, tmp_path, tiny_shards):
-    from tests.conftest import metrics, pretrain_options
-
     arguments = ["pretrain", *pretrain_options(tiny_shards, tmp_path / "run", training__steps=3)]
     run(installed, tmp_path, f"import sys; from electra_ds.cli import main; sys.exit(main({arguments!r}))")
     assert metrics(tmp_path / "run")[-1]["step"] == 3
