@@ -60,6 +60,19 @@ def _train(recipe: Recipe, place: Place) -> None:
     _agree(lambda: keep_tokenizer(recipe), place)
     Trainer(recipe, place, device).run()
     torch.distributed.barrier()
+    if place.is_first:
+        _write_report(recipe)
+
+
+def _write_report(recipe: Recipe) -> None:
+    """Leave report.html in the run folder; a report that fails is said and takes nothing from the run."""
+    from electra_ds.report.config import ReportConfig
+    from electra_ds.report.page import write_report
+
+    try:
+        print(f"report: {write_report(ReportConfig(run=recipe.output))}", flush=True)
+    except Exception as error:
+        print(f"no report: {error}; 'electra-ds report {recipe.output}' tries again", flush=True)
 
 
 def _agree(action: Callable[[], None], place: Place) -> None:

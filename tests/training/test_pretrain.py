@@ -163,6 +163,7 @@ def test_metrics_are_complete_and_learning_happens(undisturbed):
     samples = json.loads((run / "samples.json").read_text())["examples"]
     assert all(len(set(map(len, example.values()))) == 1 for example in samples)
     assert any((run / "tensorboard").iterdir())
+    assert "<html" in (run / "report.html").read_text("utf-8")
     assert (run / "checkpoints" / "latest").read_text() == "step-00000040\n"
 
 
