@@ -24,6 +24,7 @@ prep = [
     "fsspec>=2025.3",
     "tqdm>=4.66",
     "PyYAML>=6.0",
+    "protobuf>=5",  # SentencePiece models are read and rewritten as messages
 ]
 
 setup(
