@@ -7,7 +7,7 @@ OUT=${1:-runs/demo}
 PACKAGES=python,numpy,scipy,sklearn,pandas,matplotlib,torch,transformers
 HOLDOUT=0.2      # share of modules whose text pretraining never sees; validation and test texts come from there
 RANKS=2
-STOP_AT=1000     # the run is stopped here and taken up again, to show that it can be
+STOP_AT=900     # the run is stopped here and taken up again, to show that it can be
 
 if [ -e "$OUT" ]; then
     echo "$OUT exists from an earlier demo; remove it first: rm -r $OUT" >&2
