@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ class Document(NamedTuple):
     """Name of the input file or data set, without its folder (a moved corpus gives the same bytes)."""
 
 
-class Source:
+class Source(ABC):
     """One input, read from beginning to end in an order that depends on nothing but the input."""
 
     name: str
@@ -35,13 +36,13 @@ class Source:
     def __init__(self) -> None:
         self.dropped = {}
 
+    @abstractmethod
     def documents(self) -> Iterator[Document]:
         """Yield the documents.
 
         Raises:
             DataError: the input is empty, cut short, corrupt or lacks the text; names file and line or row.
         """
-        raise NotImplementedError
 
     def identity(self) -> dict[str, Any]:
         """Return what tells this input from another of the same name, cheaply: for files their size."""

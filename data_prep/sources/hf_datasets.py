@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ class _DatasetSource(Source):
         self._config = config
         self._splits: list[Any] | None = None
 
+    @abstractmethod
     def _load(self) -> list[Any]:
-        raise NotImplementedError
+        """Open the splits."""
 
     def _loaded(self) -> list[Any]:
         if self._splits is None:

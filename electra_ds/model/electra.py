@@ -1,4 +1,4 @@
-"""Generator, sampling, discriminator and both losses in one module (ELECTRA.md "The step").
+"""Generator, sampling, discriminator and both losses in one module (arXiv 2003.10555, section 2).
 
 Shape legend: B rows, L tokens, K slots for selected positions of a row, F hidden size, V padded vocabulary.
 """

@@ -1,4 +1,4 @@
-"""Which positions the generator must fill in (ELECTRA.md "The step", 1 and 2; pretrain_helpers.py `mask`).
+"""Which positions the generator must fill in (arXiv 2003.10555, section 2; `mask` in the original pretrain_helpers.py).
 
 Shape legend: B rows, L tokens, K = `max_selected`, the static number of slots for selected positions of a row.
 """
