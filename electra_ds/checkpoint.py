@@ -20,6 +20,7 @@ from electra_ds.errors import DataError, UserError
 from electra_ds.files import sha256_of
 
 CHECKPOINTS = "checkpoints"
+METRICS_NAME = "metrics.jsonl"
 STATE_NAME = "checkpoint.json"
 LATEST_NAME = "latest"
 FORMAT_VERSION = 1

@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from electra_ds.command_line import print_error
+from electra_ds.command_line import DEBUG_VARIABLE, print_error
 from electra_ds.errors import UserError, did_you_mean
 
 COMMANDS = {
@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
+        os.environ[DEBUG_VARIABLE] = "1"
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
         return 0
@@ -51,6 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print_error(error)
         return 2
+    except KeyboardInterrupt:
+        if debug:
+            traceback.print_exc()
+        print_error(UserError("interrupted; the same command begins again or goes on from what is whole"))
+        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

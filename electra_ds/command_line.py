@@ -17,6 +17,9 @@ from electra_ds.errors import UserError, did_you_mean
 
 Config = TypeVar("Config")
 
+DEBUG_VARIABLE = "ELECTRA_DS_DEBUG"
+"""Set by ``--debug``: tracebacks are shown."""
+
 
 def parse(
     config_class: type[Config],

@@ -19,6 +19,9 @@ from electra_ds.errors import UserError
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
+_SPECIAL_STEPS = 0xFFFFFFF0
+"""Slurm numbers batch, interactive and external steps from here on."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -53,10 +56,13 @@ def find_place(environment: Mapping[str, str] | None = None) -> Place:
             other, or a job of several tasks was started without srun.
     """
     env = dict(os.environ if environment is None else environment)
-    scheduler = _slurm(env) or _mpi(env)
-    given = [name for name in VARIABLES if env.get(name)]
     if "TORCHELASTIC_RUN_ID" in env:
         return _checked(_from_variables(env, "torchrun"))
+    # mpirun inside an allocation starts its helpers by srun, so ranks see Slurm's variables of those; its own count. A
+    # plain srun --mpi=pmi2 sets PMI_RANK too, but never MPI_LOCALRANKID.
+    by_mpirun = "OMPI_COMM_WORLD_RANK" in env or ("PMI_RANK" in env and "MPI_LOCALRANKID" in env)
+    scheduler = _mpi(env) if by_mpirun else _slurm(env) or _mpi(env)
+    given = [name for name in VARIABLES if env.get(name)]
     if len(given) == len(VARIABLES):
         place = _checked(_from_variables(env, "environment"))
         if scheduler and (scheduler.rank, scheduler.world_size) != (place.rank, place.world_size):
@@ -83,8 +89,9 @@ def _slurm(env: Mapping[str, str]) -> Place | None:
     if "SLURM_JOB_ID" not in env:
         return None
     tasks = _number(env, "SLURM_STEP_NUM_TASKS") or _number(env, "SLURM_NTASKS") or 1
-    if "SLURM_STEP_ID" not in env or not env["SLURM_STEP_ID"].isdigit():
-        # The batch script itself (its step has no number).
+    step = env.get("SLURM_STEP_ID", "")
+    if not step.isdigit() or int(step) >= _SPECIAL_STEPS:
+        # The batch script itself, or an interactive shell: their steps have no number, or a reserved one.
         if tasks > 1:
             raise UserError(
                 f"inside a Slurm job of {tasks} tasks but not started by srun, so {tasks - 1} of them would be "
@@ -142,7 +149,7 @@ def _agree_by_mpi() -> tuple[str, int]:
     except ImportError as error:
         raise UserError(
             "started by mpirun, but mpi4py is not installed, so the ranks cannot agree on an address: "
-            "pip install 'electra_ds[mpi]', or export MASTER_ADDR and MASTER_PORT"
+            "pip install '.[mpi]' in the clone, or export MASTER_ADDR and MASTER_PORT"
         ) from error
     MPI.Init()
     world = MPI.COMM_WORLD

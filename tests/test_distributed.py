@@ -43,6 +43,25 @@ def test_srun_gives_rank_and_a_port_that_all_ranks_agree_on():
     assert found.master_port == find_place({**SRUN, "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}).master_port
 
 
+BATCH = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}
+
+
+def test_mpirun_and_torchrun_inside_an_allocation_count_for_themselves():
+    rendezvous = {"MASTER_ADDR": "n1", "MASTER_PORT": "29500"}
+    open_mpi = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
+    assert find_place({**BATCH, **rendezvous, **open_mpi}).rank == 1
+    assert find_place({**BATCH, **FIVE, "TORCHELASTIC_RUN_ID": "x"}).rank == 3
+    # MPICH starts one helper a node by srun: both ranks of node 1 see that helper's Slurm rank.
+    helper = {**SRUN, "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "MASTER_PORT": "29500"}
+    for rank in (2, 3):
+        ours = {"PMI_RANK": str(rank), "PMI_SIZE": "4", "MPI_LOCALRANKID": str(rank - 2), "MPI_LOCALNRANKS": "2"}
+        assert (find_place({**helper, **ours}).rank, find_place({**helper, **ours}).world_size) == (rank, 4)
+
+
+def test_srun_with_pmi_keeps_to_slurm():
+    assert find_place({**SRUN, "PMI_RANK": "5", "PMI_SIZE": "8"}).launcher == "srun"
+
+
 def test_mpi_of_both_kinds():
     rendezvous = {"MASTER_ADDR": "n1", "MASTER_PORT": "29500"}
     mpich = {"PMI_RANK": "1", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}
@@ -66,6 +85,7 @@ def test_mpi_of_both_kinds():
         ({**FIVE, "LOCAL_RANK": "5"}, "LOCAL_RANK=5 with RANK=3"),
         ({**SRUN, **FIVE}, "RANK=3 WORLD_SIZE=8 contradict srun, which says rank 5 of 8"),
         ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, "not started by srun"),
+        ({**SRUN, "SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "4"}, "not started by srun"),
     ],
 )
 def test_half_set_wrong_and_contradicting_variables_are_refused(variables, message):

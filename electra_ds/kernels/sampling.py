@@ -44,7 +44,8 @@ def sample_tokens(
         group = _first_above(upto, threshold)
         before = (upto - sums).gather(1, group)
         inside = groups.gather(1, group[..., None].expand(-1, -1, _GROUP))[:, 0].cumsum(-1)
-        entry = _first_above(inside, threshold - before)
+        # Rounding may put the threshold a hair before the group; a negative one would draw an entry without weight.
+        entry = _first_above(inside, (threshold - before).clamp(min=0))
         return (group * _GROUP + entry)[:, 0]
 
 

@@ -41,7 +41,7 @@ class Selection:
 
 def max_selected(mask_fraction: float, length: int) -> int:
     """Most positions that a row of `length` tokens can have selected: int((p + .005) L), at least 1."""
-    return max(1, int((mask_fraction + 0.005) * length))
+    return min(length, max(1, int((mask_fraction + 0.005) * length)))
 
 
 def selected_count(real: Tensor, candidates: Tensor, mask_fraction: float, length: int) -> Tensor:

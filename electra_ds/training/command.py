@@ -9,9 +9,11 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from electra_ds.command_line import print_error
+from electra_ds.checkpoint import CHECKPOINTS, METRICS_NAME, list_checkpoints
+from electra_ds.command_line import DEBUG_VARIABLE, print_error
 from electra_ds.data.format import read_manifest
 from electra_ds.data.format.manifest import tokenizer_fingerprint
 from electra_ds.distributed import Place, find_place, leave
@@ -33,10 +35,14 @@ def main(arguments: list[str], program: str) -> int:
         _set_threads(recipe, place)
         _train(recipe, place)
     except UserError as error:
-        if "--debug" in arguments or os.environ.get("ELECTRA_DS_DEBUG"):
+        if os.environ.get(DEBUG_VARIABLE):
             traceback.print_exc()
         _tell(error, place)
         leave(2)
+    except KeyboardInterrupt:
+        if place.is_first:
+            print_error(UserError("interrupted; the same command goes on from the newest checkpoint"))
+        leave(130)
     except Exception:
         sys.stderr.write(f"rank {place.rank} of {place.world_size} on {socket.gethostname()} failed:\n")
         traceback.print_exc()
@@ -54,11 +60,16 @@ def _train(recipe: Recipe, place: Place) -> None:
 
     if place.world_size == 1:
         prepare_folder(recipe)  # an answer before the slow imports below are used
+    if place.launcher == "srun" and torch.cuda.device_count() == 1:
+        place = replace(place, local_rank=0)  # Slurm shows each task its own GPU alone (--gpus-per-task, --gpu-bind)
     device = choose_device(recipe.training.device, recipe.training.precision, place.local_rank)
     start_process_group(place, device)
     _agree(lambda: prepare_folder(recipe), place)
     _agree(lambda: keep_tokenizer(recipe), place)
-    Trainer(recipe, place, device).run()
+    trainer = Trainer(recipe, place, device)
+    if place.is_first:
+        store_recipe(recipe)  # only now: a resume that was refused changes nothing
+    trainer.run()
     torch.distributed.barrier()
     if place.is_first:
         _write_report(recipe)
@@ -118,7 +129,9 @@ def _set_threads(recipe: Recipe, place: Place) -> None:
 
 
 def prepare_folder(recipe: Recipe) -> None:
-    """Create the run folder, or check that it holds this run, and write its recipe.yaml.
+    """Create the run folder, or check that it holds this run.
+
+    A run that made no step yet (it failed while it was set up) may be begun again under other settings.
 
     Raises:
         UserError: it holds something else, or a run with other settings.
@@ -128,15 +141,29 @@ def prepare_folder(recipe: Recipe) -> None:
         raise UserError(f"--output {folder}: exists and is no folder; choose another")
     stored = folder / RECIPE_NAME
     if stored.is_file():
-        check_same_run(read_recipe(stored), recipe, folder)
+        if has_begun(folder):
+            check_same_run(read_recipe(stored), recipe, folder)
+            return
     elif folder.is_dir() and any(folder.iterdir()):
         names = ", ".join(sorted(path.name for path in folder.iterdir())[:5])
         raise UserError(
             f"--output {folder}: holds something else ({names}) and no run; choose an empty or a new folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(stored, "w") as file:
-        file.write(recipe_yaml(recipe))
+    store_recipe(recipe)
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a run left checkpoints or metrics."""
+    metrics = folder / METRICS_NAME
+    return bool(list_checkpoints(folder / CHECKPOINTS)) or (metrics.is_file() and metrics.stat().st_size > 0)
+
+
+def store_recipe(recipe: Recipe) -> None:
+    """Write recipe.yaml; where this life stops is no part of the run, so that the file repeats it to its end."""
+    whole = replace(recipe, training=replace(recipe.training, stop_after=None))
+    with atomic_write(Path(recipe.output) / RECIPE_NAME, "w") as file:
+        file.write(recipe_yaml(whole))
 
 
 def keep_tokenizer(recipe: Recipe) -> None:
@@ -152,7 +179,11 @@ def keep_tokenizer(recipe: Recipe) -> None:
             f"{source}: its files are not those the shards were made with; restore them, or rerun prep into a new "
             "folder"
         )
-    if not target.is_dir():
+    same = target.is_dir() and tokenizer_fingerprint(target) == manifest.tokenizer.fingerprint
+    if target.is_dir() and not same and has_begun(Path(recipe.output)):
+        raise DataError(f"{target}: not the tokenizer of {recipe.data.path}; give the run its own shards as data.path")
+    if not same:
+        shutil.rmtree(target, ignore_errors=True)
         temporary = target.with_name(target.name + TEMPORARY_SUFFIX)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(source, temporary)

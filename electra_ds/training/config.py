@@ -95,7 +95,7 @@ class TrainingConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU where torch finds one."""
     threads: int | None = None
-    """CPU threads of a rank (count); null shares the machine's cores among the ranks on it."""
+    """CPU threads of a rank (count); null: OMP_NUM_THREADS (torchrun sets 1), else the cores are shared."""
     try_batch: bool = True
     """Run one batch forward and backward before the first step, so that a lack of memory shows at once."""
     peak_flops: float | None = None

@@ -64,7 +64,6 @@ class Trainer:
         self.writer = Writer(self.folder, recipe, self.state.step) if place.is_first else None
         self.audit = Audit(self.folder, place.rank, self.state.step) if recipe.data.audit else None
         self.progress = Progress(recipe.training.steps, self.state.step, place.is_first)
-        self._step_flops: float | None = None
 
     def run(self) -> None:
         """Train from where the run stands to its end, or to training.stop_after."""
@@ -103,6 +102,7 @@ class Trainer:
         rate = learning_rate(recipe.schedule, recipe.optimizer.learning_rate, step - 1, recipe.training.steps)
         engines.set_hyperparameters(self.engine, recipe.optimizer, rate, step - self.engine.skipped_steps)
         counts = engines.all_reduce_sum(prepared.counts, self.device, world_size)
+        tokens = int(counts[1])  # read before the step: on a GPU this waits for the small exchange alone
         sums: Tensor | None = None
         histogram: Tensor | None = None
         for number, batch in enumerate(micro_batches(prepared, plan.micro_batch, counts, world_size, self.device)):
@@ -118,7 +118,7 @@ class Trainer:
         self.engine.step()
         gradient_norm = self.engine.get_global_grad_norm() if gradient_norm is None else gradient_norm
 
-        self.meter.count_tokens(int(counts[1]))
+        self.meter.count_tokens(tokens)
         self.state = dataclasses.replace(
             self.state,
             step=step,
@@ -138,7 +138,8 @@ class Trainer:
                 "epoch": self.state.phase_rows / source.total,
             }
             self.meter.record(line, sums, histogram, gradient_norm, waited)
-            if self.meter.pending >= recipe.logging.flush_every:
+            # The first line of a life comes at once: a person waits for it.
+            if self.meter.pending >= recipe.logging.flush_every or not self.meter.flushed:
                 self._record_pending()
         self.progress.advance(step)
 
@@ -173,12 +174,9 @@ class Trainer:
             )
 
     def _flops_per_token(self) -> float:
-        if self._step_flops is None:
-            plan = phase_at(self.plans, self.state.step)
-            self._step_flops = step_flops_per_token(
-                self.model_config, self.recipe.objective.mask_fraction, plan.sequence_length
-            )
-        return self._step_flops
+        """Useful FLOPs at the current phase's row length, as if each row were one segment."""
+        length = phase_at(self.plans, self.state.step).sequence_length
+        return step_flops_per_token(self.model_config, self.recipe.objective.mask_fraction, length)
 
     def _validate(self, validator: Validator, step: int) -> None:
         self._record_pending()

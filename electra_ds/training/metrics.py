@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -13,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from electra_ds.checkpoint import METRICS_NAME
 from electra_ds.errors import UserError
 from electra_ds.model import statistics
 from electra_ds.model.config import ObjectiveConfig
 from electra_ds.recipe import RECIPE_NAME, Recipe
 
-METRICS_NAME = "metrics.jsonl"
 DISCARDED_NAME = "metrics.discarded.jsonl"
 
 
@@ -95,14 +96,14 @@ def _start_wandb(recipe: Recipe, folder: Path) -> Any:
         import wandb
     except ImportError as error:
         raise UserError(
-            "logging.wandb_project is set, but wandb is not installed: pip install 'electra_ds[wandb]'"
+            "logging.wandb_project is set, but wandb is not installed: pip install '.[wandb]' in the clone"
         ) from error
     from electra_ds.command_line import plain
 
     return wandb.init(
         project=recipe.logging.wandb_project,
         name=folder.name,
-        id=folder.name,
+        id=f"{folder.name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}",
         dir=str(folder),
         resume="allow",
         config={**plain(recipe), "recipe": RECIPE_NAME},
@@ -128,6 +129,7 @@ class Meter:
         """Args: objective: loss weights. world_size: ranks. tokens_consumed, elapsed: of earlier lives."""
         self._objective, self._world_size = objective, world_size
         self._pending: list[_Pending] = []
+        self.flushed = False
         self.tokens_consumed = tokens_consumed
         self._life_began = self._last_time = time.perf_counter()
         self._elapsed_before = elapsed
@@ -166,6 +168,7 @@ class Meter:
         """Add the ranks' sums up and return the finished lines (on every rank)."""
         if not self._pending:
             return []
+        self.flushed = True
         packed = torch.stack([torch.cat([item.statistics, item.histogram.flatten()]) for item in self._pending])
         if self._world_size > 1:
             torch.distributed.all_reduce(packed)

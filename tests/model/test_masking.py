@@ -17,7 +17,7 @@ def draw(ids, segments, seed=0, fraction=0.15, first_row=0, epoch=0):
 
 
 @settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 2**31), fraction=st.sampled_from([0.05, 0.15, 0.25, 0.5]), length=st.integers(16, 96))
+@given(seed=st.integers(0, 2**31), fraction=st.sampled_from([0.05, 0.15, 0.25, 0.5, 0.999]), length=st.integers(16, 96))
 def test_selection_is_without_replacement_and_of_the_right_size(seed, fraction, length):
     ids, segments, _, _ = packed_rows(rows=4, length=length, seed=seed)
     chosen = draw(ids, segments, seed, fraction)
@@ -26,7 +26,8 @@ def test_selection_is_without_replacement_and_of_the_right_size(seed, fraction, 
         positions = chosen.positions[row][chosen.valid[row]].tolist()
         real = int((segments[row] > 0).sum())
         candidates = [p for p in range(length) if segments[row, p] and ids[row, p] not in (2, 3, 4, 0)]
-        wanted = min(max(1, round(fraction * real)), max(1, int((fraction + 0.005) * length)), len(candidates))
+        most = min(length, max(1, int((fraction + 0.005) * length)))
+        wanted = min(max(1, round(fraction * real)), most, len(candidates))
         assert positions == sorted(set(positions))
         assert set(positions) <= set(candidates)
         assert len(positions) == wanted

@@ -40,6 +40,18 @@ def test_the_forbidden_token_is_never_drawn_and_the_rest_keep_their_odds():
     assert stats.chisquare(counts[1:], logits[0, 1:].double().softmax(-1) * 50_000).pvalue > 1e-3
 
 
+def test_a_threshold_on_the_border_of_a_group_draws_no_entry_without_weight():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4000, 512, generator=generator)
+    forbidden = 64 * torch.randint(1, 8, (4000,), generator=generator)
+    probabilities = logits.scatter(1, forbidden[:, None], -torch.inf).softmax(-1)
+    upto = probabilities.view(4000, 8, 64).sum(-1).cumsum(-1)
+    border = upto.gather(1, forbidden[:, None] // 64 - 1)[:, 0] / upto[:, -1]
+    for nudge in (-(2**-24), 0.0, 2**-24):
+        drawn = sample_tokens(logits, (border + nudge).clamp(0, 1 - 2**-24), forbidden=forbidden)
+        assert (drawn != forbidden).all()
+
+
 @pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
 def test_extreme_uniforms_stay_inside_the_vocabulary(uniform):
     logits = torch.full((3, 128), -torch.inf)

@@ -90,11 +90,25 @@ def test_an_edited_manifest_is_noticed(shards, tmp_path):
         ({"training__precision": "fp16"}, ("fp16 needs a GPU", "bf16 or float32")),
         ({"training__device": "cuda"}, ("training.device=cuda", "no GPU")),
         ({"deepspeed": "zero9"}, ("'zero9' is neither a file nor one of the shipped ds_configs", "zero1")),
-        ({"logging__wandb_project": "x"}, ("wandb is not installed", "electra_ds[wandb]")),
+        ({"logging__wandb_project": "x"}, ("wandb is not installed", "pip install '.[wandb]'")),
     ],
 )
 def test_settings_that_do_not_fit(shards, tmp_path, change, fragments):
     refused(["pretrain", *pretrain_options(shards, tmp_path / "run", **change)], *fragments)
+
+
+def test_a_run_that_failed_before_its_first_step_may_be_mended_under_the_same_output(shards, tmp_path):
+    run = tmp_path / "run"
+    refused(["pretrain", *pretrain_options(shards, run, training__global_batch_size=100000)], "fewer than one global")
+    run_ranks(1, ["pretrain", *pretrain_options(shards, run, training__steps=2)])
+    assert [line["step"] for line in metrics(run)] == [1, 2]
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    done = run_ranks(1, ["pretrain", *pretrain_options(tmp_path / "none", tmp_path / "run"), "--debug"], check=False)
+    assert done.returncode == 2
+    assert "Traceback" in done.stdout
+    assert "electra-ds: error:" in done.stdout
 
 
 def test_two_ranks_tell_one_error(shards, tmp_path):
@@ -169,8 +183,11 @@ def test_a_checkpoint_of_other_shards(tiny_shards, run, tmp_path, corpus):
     refused(resume(other, run), "trained on another shard set", "fingerprint")
 
 
-def test_another_number_of_ranks_says_how_it_was_saved(tiny_shards, run):
+def test_another_number_of_ranks_says_how_it_was_saved_and_changes_nothing(tiny_shards, run):
+    before = (run / "recipe.yaml").read_bytes()
     refused(resume(tiny_shards, run), "saved by 1 rank(s) at ZeRO stage 1", ranks=2)
+    refused(resume(tiny_shards, run, deepspeed="zero3"), "this is 1 rank(s) at stage 3")
+    assert (run / "recipe.yaml").read_bytes() == before
 
 
 def test_a_full_disk_while_saving_leaves_the_earlier_checkpoint_and_goes_on_later(tiny_shards, run):
