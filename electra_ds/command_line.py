@@ -58,6 +58,16 @@ def parse(
         raise UserError(_readable(error, config_class, program)) from error
 
 
+def bare_flag(arguments: Sequence[str], flag: str) -> list[str]:
+    """Let a yes-or-no option such as ``--verify`` stand alone, as well as before ``true`` or ``false``."""
+    result = list(arguments)
+    for number, argument in enumerate(result):
+        following = result[number + 1 : number + 2]
+        if argument == flag and (not following or following[0].lower() not in ("true", "false", "yes", "no")):
+            result[number] = f"{flag}=true"
+    return result
+
+
 def dump_yaml(config: Any) -> str:
     """Return a config as YAML that ``--config`` reads back to an equal object."""
     import yaml

@@ -22,3 +22,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean X?"`` for the closest of `known`, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def divisors(value: int) -> str:
+    """List the numbers that divide `value`, for messages that say what would fit."""
+    return ", ".join(str(number) for number in range(1, value + 1) if value % number == 0)

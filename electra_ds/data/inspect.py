@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from electra_ds.command_line import parse
+from electra_ds.command_line import bare_flag, parse
 from electra_ds.data.format import (
     Block,
     Manifest,
@@ -60,12 +60,8 @@ def main(arguments: list[str], program: str) -> int:
 
 
 def _flag(arguments: list[str]) -> list[str]:
-    """Let ``--verify`` stand alone, as a flag does."""
-    result = list(arguments)
-    for number, argument in enumerate(result):
-        following = result[number + 1 : number + 2]
-        if argument == "--verify" and (not following or following[0].lower() not in ("true", "false", "yes", "no")):
-            result[number] = "--verify=true"
+    """Let ``--verify`` stand alone, and the path follow the options."""
+    result = bare_flag(arguments, "--verify")
     # The path may follow the options too: `inspect --verify shards`.
     if result and result[0].startswith("-") and not any(entry.split("=")[0] == "--path" for entry in result):
         loose = [n for n in range(1, len(result)) if not result[n].startswith("-") and _complete(result[n - 1])]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from electra_ds.command_line import parse
+from electra_ds.command_line import bare_flag, parse
 from electra_ds.errors import DataError, UserError
 from electra_ds.files import TEMPORARY_SUFFIX, explain_full_disk
 
@@ -34,8 +34,7 @@ class ConvertConfig:
 
 def main(arguments: list[str], program: str) -> int:
     """Convert; return the exit status."""
-    arguments = ["--verify=true" if argument == "--verify" else argument for argument in arguments]
-    config = parse(ConvertConfig, arguments, program, positional="path")
+    config = parse(ConvertConfig, bare_flag(arguments, "--verify"), program, positional="path")
     source, output = Path(config.path), Path(config.output)
     _require_free(output)
     if not source.is_dir():

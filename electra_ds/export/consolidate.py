@@ -18,6 +18,7 @@ from torch import Tensor
 
 from electra_ds.checkpoint import RunState, load_weights_only
 from electra_ds.errors import DataError
+from electra_ds.model.config import decays
 
 
 def read_weights(path: Path, state: RunState) -> dict[str, Tensor]:
@@ -59,7 +60,7 @@ def _stage_0(model_file: dict[str, Any], path: Path) -> dict[str, Tensor]:
         return weights
     # The masters come in the optimizer's order: all that decays, then the rest, each in the module's order.
     flat = [tensor for group in masters for tensor in group]
-    names = [name for decays in (True, False) for name in weights if _decays(name) == decays]
+    names = [name for wanted in (True, False) for name in weights if decays(name) == wanted]
     if [tuple(t.shape) for t in flat] != [tuple(weights[name].shape) for name in names]:
         raise DataError(f"checkpoint {path}: its float32 masters do not match its parameters")
     for name, master in zip(names, flat, strict=True):
@@ -68,10 +69,6 @@ def _stage_0(model_file: dict[str, Any], path: Path) -> dict[str, Tensor]:
             raise DataError(f"checkpoint {path}: the float32 master of {name} does not round to its weight")
         weights[name] = master.float()
     return weights
-
-
-def _decays(name: str) -> bool:
-    return not (name.endswith("bias") or "norm" in name)
 
 
 def _flat_groups(path: Path, rank: int, stage: int) -> list[Tensor]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from electra_ds.errors import divisors
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -54,7 +56,7 @@ class ModelConfig:
         if self.hidden_size % self.heads:
             raise ValueError(
                 f"model.heads={self.heads} does not divide model.hidden_size={self.hidden_size}; "
-                f"these do: {_divisors(self.hidden_size)}"
+                f"these do: {divisors(self.hidden_size)}"
             )
         if not 0 < self.generator_width <= 1:
             raise ValueError(f"model.generator_width={self.generator_width}: must lie in (0, 1]")
@@ -139,5 +141,9 @@ class ObjectiveConfig:
                 raise ValueError(f"objective.{name}={getattr(self, name)}: must be at least 0")
 
 
-def _divisors(value: int) -> str:
-    return ", ".join(str(d) for d in range(1, value + 1) if value % d == 0)
+def decays(name: str) -> bool:
+    """Whether weight decay applies to a parameter of that name: to all but biases and LayerNorm.
+
+    The optimizer's two groups follow it, and so does the order of the float32 masters in a checkpoint.
+    """
+    return not (name.endswith("bias") or "norm" in name)

@@ -14,6 +14,7 @@ from electra_ds import resources
 from electra_ds.backend import import_deepspeed
 from electra_ds.distributed import Place
 from electra_ds.errors import UserError
+from electra_ds.model.config import decays
 from electra_ds.recipe import Recipe
 from electra_ds.training.config import OptimizerConfig
 from electra_ds.training.schedule import PhasePlan, adam_settings
@@ -117,7 +118,7 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        (kept if name.endswith("bias") or "norm" in name else decayed).append(parameter)
+        (decayed if decays(name) else kept).append(parameter)
     return [{"params": decayed, "decays": True}, {"params": kept, "decays": False}]
 
 

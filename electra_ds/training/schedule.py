@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from electra_ds.errors import UserError
+from electra_ds.errors import UserError, divisors
 from electra_ds.recipe import Recipe
 from electra_ds.training.config import OptimizerConfig, ScheduleConfig
 
@@ -93,14 +93,14 @@ def plan_phases(recipe: Recipe, world_size: int) -> list[PhasePlan]:
         if batch % world_size:
             raise UserError(
                 f"training.global_batch_size={batch} cannot be divided among {world_size} ranks; "
-                f"these counts of ranks divide it: {_divisors(batch)}"
+                f"these counts of ranks divide it: {divisors(batch)}"
             )
         micro = micro or batch // world_size
         if (batch // world_size) % micro:
             raise UserError(
                 f"training.micro_batch_size={micro} does not divide the {batch // world_size} rows that each of "
                 f"{world_size} ranks takes of training.global_batch_size={batch}; these do: "
-                f"{_divisors(batch // world_size)}"
+                f"{divisors(batch // world_size)}"
             )
         if end > begin:
             plans.append(PhasePlan(begin, end, length, batch, micro, batch // world_size // micro))
@@ -110,7 +110,3 @@ def plan_phases(recipe: Recipe, world_size: int) -> list[PhasePlan]:
 def phase_at(plans: list[PhasePlan], step: int) -> PhasePlan:
     """The phase that the update after `step` finished ones belongs to (the last one at the end of the run)."""
     return next((plan for plan in plans if plan.begin <= step < plan.end), plans[-1])
-
-
-def _divisors(value: int) -> str:
-    return ", ".join(str(d) for d in range(1, value + 1) if value % d == 0)
