@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data_prep.clean.config import CleanConfig
+from data_prep.dedup.config import DecontaminationConfig, DedupConfig
 from electra_ds.command_line import plain
 from electra_ds.errors import UserError
 
 TOKENIZER_TYPES = ("wordpiece", "unigram", "bpe", "existing")
+GROUPINGS = ("corpus", "language", "source")
+TEXT_DOCUMENTS = ("file", "line", "paragraph")
 
 
 def _require(condition: bool, path: str, value: object, allowed: str) -> None:
@@ -60,56 +65,25 @@ class TokenizerConfig:
 
 
 @dataclass(frozen=True)
-class PrepConfig:
-    """Turn corpora into a tokenizer and a set of WebDataset shards."""
+class CorpusConfig:
+    """One named corpus of several; what is unset here is taken from the options of the same name beside ``corpora``."""
 
     inputs: str | list[str]
-    """What to read, in this order: glob patterns (one, a comma-separated string, or a list) of .txt, .jsonl or .parquet
-    files (.gz, .zst, .bz2, .xz too), a folder written by ``datasets`` (save_to_disk), ``hf:NAME[:CONFIG][@SPLIT]``
-    (a data set of the hub), ``docstrings`` or ``docstrings:numpy,scipy`` (documentation strings of installed
-    packages; ``python`` is the standard library)."""
-    output: Path
-    """Folder of the shard set: new, empty, or one that the same command has begun."""
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    """The vocabulary."""
-    text_field: str = "text"
+    """What to read (see ``inputs``)."""
+    text_field: str | None = None
     """Name of the JSON field or column that holds the text."""
-    text_documents: str = "file"
-    """What one document is in plain text files: the ``file``, each ``line``, or each ``paragraph`` (blank lines)."""
-    language: str = ""
-    """Language code to record for documents that do not tell their own (fields ``language`` or ``lang``)."""
-    source: str = ""
-    """Source name to record for documents that do not tell their own (field ``source``)."""
-    validation_fraction: float = 0.01
-    """Share of the documents held out for validation, chosen by a seeded hash of the content: duplicates of a document
-    go the same way."""
-    docstrings_holdout: float = 0.0
-    """Share of the modules that the ``docstrings`` source leaves out, chosen by a hash of the module's path, for a test
-    set made from them."""
-    block_tokens: int = 262_144
-    """Tokens at which a block is closed; a block holds fewer than twice as many."""
-    shard_blocks: int = 256
-    """Blocks in one tar."""
-    workers: int = 0
-    """Processes that tokenize; 0 means one per available CPU core. The bytes do not depend on it."""
-    seed: int = 0
-    """Seed of the validation split and of the tokenizer's sample."""
-
-    def __post_init__(self) -> None:
-        _require(bool(self.patterns()), "inputs", self.inputs, "at least one pattern")
-        _require(
-            self.text_documents in ("file", "line", "paragraph"),
-            "text_documents",
-            self.text_documents,
-            "file, line or paragraph",
-        )
-        _require(bool(self.text_field), "text_field", self.text_field, "a field's name")
-        _require(0 <= self.validation_fraction < 1, "validation_fraction", self.validation_fraction, "0 up to below 1")
-        _require(0 <= self.docstrings_holdout < 1, "docstrings_holdout", self.docstrings_holdout, "0 up to below 1")
-        # Twice as many tokens, four bytes each, must fit the index's 32-bit sizes.
-        _require(16 <= self.block_tokens <= 1 << 28, "block_tokens", self.block_tokens, "16 to 268,435,456 tokens")
-        _require(1 <= self.shard_blocks <= 100_000, "shard_blocks", self.shard_blocks, "1 to 100,000 blocks")
-        _require(self.workers >= 0, "workers", self.workers, "0 (one per CPU core) or more")
+    text_documents: str | None = None
+    """What one document is in plain text files: ``file``, ``line`` or ``paragraph``."""
+    language: str | None = None
+    """Language code of documents that do not tell their own."""
+    source: str | None = None
+    """Source name of documents that do not tell their own; unset takes the corpus's name."""
+    encoding: str | None = None
+    """Character encoding of text files and JSON lines."""
+    weight: float | None = None
+    """Share of this corpus in training, in proportion to the other weights; unset for all takes each by its size."""
+    clean: CleanConfig | None = None
+    """Cleaning of this corpus, in place of ``clean``."""
 
     def patterns(self) -> list[str]:
         """Return the inputs one by one; a comma separates them, except where it belongs to a name."""
@@ -120,11 +94,144 @@ class PrepConfig:
             patterns += [text] if whole else [part.strip() for part in text.split(",")]
         return [pattern for pattern in patterns if pattern]
 
+
+@dataclass(frozen=True)
+class PrepConfig:
+    """Turn corpora into a tokenizer and a set of WebDataset shards."""
+
+    output: Path
+    """Folder of the shard set: new, empty, or one that the same command has begun."""
+    inputs: str | list[str] = ""
+    """What to read, in this order: paths, folders, glob patterns or URLs (one, a comma-separated string, or a list) of
+    .txt, .jsonl, .parquet, .arrow, .xml (MediaWiki dump), .warc or .wet files (.gz, .zst, .bz2, .xz too), a folder
+    written by ``datasets`` (save_to_disk), ``hf:NAME[:CONFIG][@SPLIT]`` (a data set of the hub; ``hf-stream:`` does not
+    download it first), ``docstrings`` or ``docstrings:numpy,scipy`` (documentation strings of installed packages;
+    ``python`` is the standard library)."""
+    corpora: dict[str, CorpusConfig] = field(default_factory=dict)
+    """Several named corpora in place of ``inputs``, each with inputs, language, weight and cleaning of its own."""
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """The vocabulary."""
+    clean: CleanConfig = field(default_factory=CleanConfig)
+    """Cleaning steps."""
+    decontaminate: DecontaminationConfig = field(default_factory=DecontaminationConfig)
+    """Evaluation texts that must not be trained on."""
+    dedup: DedupConfig = field(default_factory=DedupConfig)
+    """Duplicates."""
+    text_field: str = "text"
+    """Name of the JSON field or column that holds the text."""
+    text_documents: str = "file"
+    """What one document is in plain text files: the ``file``, each ``line``, or each ``paragraph`` (blank lines)."""
+    language: str = ""
+    """Language code to record for documents that do not tell their own (fields ``language`` or ``lang``)."""
+    source: str = ""
+    """Source name to record for documents that do not tell their own (field ``source``)."""
+    encoding: str = "utf-8"
+    """Character encoding of text files and JSON lines, one that extends ASCII (``latin-1``, ``cp1252``, ``euc-jp``)."""
+    encoding_errors: str = "stop"
+    """What to do with bytes that are not of that encoding: ``stop`` with file and line, or ``replace`` by U+FFFD."""
+    max_document_bytes: int = 33_554_432
+    """Longer documents (bytes as stored) are dropped unread, and counted: memory stays bounded."""
+    group_by: str = "corpus"
+    """Shards are kept apart, to be mixed by weight in training, by ``corpus``, ``language`` or ``source``."""
+    shuffle: bool = True
+    """Shuffle the documents of a group over its shards, by ``seed``; false keeps the order of the input."""
+    validation_fraction: float = 0.01
+    """Share of the documents held out for validation, chosen by a seeded hash of the content: duplicates of a document
+    go the same way."""
+    docstrings_holdout: float = 0.0
+    """Share of the modules that the ``docstrings`` source leaves out, chosen by a hash of the module's path, for a test
+    set made from them."""
+    block_tokens: int = 262_144
+    """Tokens at which a block is closed; a block holds fewer than twice as many."""
+    shard_blocks: int = 256
+    """Blocks in one tar (about: shards of a split are made equally large)."""
+    workers: int = 0
+    """Processes that tokenize on this machine, or of each MPI rank; 0 means one per available CPU core. The bytes do
+    not depend on it."""
+    seed: int = 0
+    """Seed of the shuffle, the validation split and the tokenizer's sample."""
+
+    def __post_init__(self) -> None:
+        _require(
+            bool(self.inputs) != bool(self.corpora), "inputs", self.inputs, "either inputs or corpora, not both or none"
+        )
+        for name, corpus in self.resolved_corpora().items():
+            path = f"corpora.{name}." if name else ""
+            _require(
+                not name or bool(re.fullmatch(r"[A-Za-z0-9_]{1,60}", name)),
+                "corpora",
+                name,
+                "names of 1 to 60 letters, digits and underscores",
+            )
+            _require(bool(corpus.patterns()), f"{path}inputs", corpus.inputs, "at least one pattern")
+            _require(
+                corpus.text_documents in TEXT_DOCUMENTS,
+                f"{path}text_documents",
+                corpus.text_documents,
+                "file, line or paragraph",
+            )
+            _require(bool(corpus.text_field), f"{path}text_field", corpus.text_field, "a field's name")
+            _check_encoding(f"{path}encoding", corpus.encoding or "")
+            _require(corpus.weight is None or corpus.weight > 0, f"{path}weight", corpus.weight, "a number above 0")
+        weights = [corpus.weight is None for corpus in self.corpora.values()]
+        _require(
+            all(weights) or not any(weights), "corpora", list(self.corpora), "a weight for all of them or for none"
+        )
+        _require(
+            not (self.corpora and not all(weights)) or self.group_by == "corpus",
+            "group_by",
+            self.group_by,
+            "corpus where corpora have weights",
+        )
+        _require(self.group_by in GROUPINGS, "group_by", self.group_by, "one of " + ", ".join(GROUPINGS))
+        _require(
+            self.encoding_errors in ("stop", "replace"), "encoding_errors", self.encoding_errors, "stop or replace"
+        )
+        _require(
+            1000 <= self.max_document_bytes <= 1 << 30,
+            "max_document_bytes",
+            self.max_document_bytes,
+            "1,000 to 1,073,741,824 bytes",
+        )
+        _require(0 <= self.validation_fraction < 1, "validation_fraction", self.validation_fraction, "0 up to below 1")
+        _require(0 <= self.docstrings_holdout < 1, "docstrings_holdout", self.docstrings_holdout, "0 up to below 1")
+        # Twice as many tokens, four bytes each, must fit the index's 32-bit sizes.
+        _require(16 <= self.block_tokens <= 1 << 28, "block_tokens", self.block_tokens, "16 to 268,435,456 tokens")
+        _require(1 <= self.shard_blocks <= 100_000, "shard_blocks", self.shard_blocks, "1 to 100,000 blocks")
+        _require(self.workers >= 0, "workers", self.workers, "0 (one per CPU core) or more")
+
+    def resolved_corpora(self) -> dict[str, CorpusConfig]:
+        """Return the corpora with nothing unset but weights; ``inputs`` alone make one without a name."""
+        corpora = self.corpora or {"": CorpusConfig(self.inputs)}
+        return {
+            name: dataclasses.replace(
+                corpus,
+                inputs=corpus.patterns(),
+                text_field=self.text_field if corpus.text_field is None else corpus.text_field,
+                text_documents=corpus.text_documents or self.text_documents,
+                language=self.language if corpus.language is None else corpus.language,
+                source=(self.source or name) if corpus.source is None else corpus.source,
+                encoding=corpus.encoding or self.encoding,
+                clean=corpus.clean or self.clean,
+            )
+            for name, corpus in corpora.items()
+        }
+
     def worker_count(self) -> int:
         """Return the number of processes to use."""
         return self.workers or len(os.sched_getaffinity(0))
 
     def recorded(self) -> dict[str, Any]:
         """Return what the manifest records: everything that can change the bytes."""
-        values = plain(dataclasses.replace(self, inputs=self.patterns()))
+        values = plain(self)
+        values["corpora"] = plain(self.resolved_corpora()) if self.corpora else {}
+        values["inputs"] = self.resolved_corpora()[""].inputs if self.inputs else []
         return {key: value for key, value in values.items() if key not in ("output", "workers")}
+
+
+def _check_encoding(path: str, encoding: str) -> None:
+    try:
+        extends_ascii = "\n{}".encode(encoding) == b"\n{}"
+    except LookupError:
+        extends_ascii = False
+    _require(extends_ascii, path, encoding, "an encoding that Python knows and that extends ASCII, such as utf-8")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from electra_ds.errors import DataError
@@ -21,32 +22,63 @@ class Document(NamedTuple):
     """Name of the input file or data set, without its folder (a moved corpus gives the same bytes)."""
 
 
+class Piece(NamedTuple):
+    """A part of a source that one process reads by itself: the unit of work, and of a restart."""
+
+    number: int
+    """Counted from 0 within the source."""
+    payload: Any
+    """What `Source.documents` needs; small or bytes, and picklable."""
+    dropped: dict[str, int] = {}  # noqa: RUF012 (never changed)
+    """Why: documents that were left out on the way to this piece's payload."""
+
+
+def all_pieces(number: int) -> bool:
+    """Want every piece."""
+    return True
+
+
 class Source(ABC):
-    """One input, read from beginning to end in an order that depends on nothing but the input."""
+    """One input: a file or a data set, cut into pieces whose borders depend on the input and a size alone.
+
+    Picklable: a worker process gets a copy and calls `documents` on it.
+    """
 
     name: str
     """For messages."""
     size: int = 0
-    """Bytes as stored, for the progress bar; 0 if unknown."""
+    """Bytes as stored, for the progress bar and for sharing work among ranks; 0 if unknown."""
     position: int = 0
-    """Of these bytes, how many have been read."""
-    dropped: dict[str, int]
-    """Why: documents that this source itself left out in the last pass."""
-
-    def __init__(self) -> None:
-        self.dropped = {}
+    """Of these bytes, how many `pieces` has passed."""
+    streamed: bool = False
+    """Pieces are found by reading from the beginning: their payload is content, and finding the last reads all."""
 
     @abstractmethod
-    def documents(self) -> Iterator[Document]:
-        """Yield the documents.
+    def pieces(self, piece_bytes: int, wanted: Callable[[int], bool] = all_pieces) -> Iterator[Piece]:
+        """Yield the pieces whose numbers are wanted, in order, each of about `piece_bytes` of text.
+
+        The last piece of every source is yielded even if it is not wanted (with payload None if that is cheaper), so
+        that the caller learns how many there are. A source without a document yields one empty piece.
 
         Raises:
-            DataError: the input is empty, cut short, corrupt or lacks the text; names file and line or row.
+            DataError: the input is empty, cut short or corrupt; names file and place.
+        """
+
+    @abstractmethod
+    def documents(self, piece: Piece, dropped: Counter[str]) -> Iterator[Document]:
+        """Yield the documents of a piece; count in `dropped`, by reason, those that the source leaves out itself.
+
+        Raises:
+            DataError: the content is not what it should be, or lacks the text; names file and line or row.
         """
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells this input from another of the same name, cheaply: for files their size."""
+        """Return what the manifest records of this input: what stays the same when it is moved or copied."""
         return {"name": self.name, "bytes": self.size}
+
+    def version(self) -> str:
+        """Return what changes when the input is written anew in place (a time of change, an etag), if it has that."""
+        return ""
 
 
 def text_of(value: Any, field: str, where: str) -> str:

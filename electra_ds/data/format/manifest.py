@@ -18,7 +18,7 @@ from electra_ds.errors import DataError
 from electra_ds.files import sha256_of, write_json
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,15 @@ class ShardInfo:
     documents: int
     sentences: int
     tokens: int
+    corpus: str = ""
+    """Group that the shard belongs to, mixed by weight in training; empty if there is only one."""
 
     @classmethod
-    def of_index(cls, name: str, index: ShardIndex, index_sha256: str) -> ShardInfo:
+    def of_index(cls, name: str, index: ShardIndex, index_sha256: str, corpus: str = "") -> ShardInfo:
         """Sum up an index."""
         return cls(
             name=name,
+            corpus=corpus,
             bytes=index.tar_bytes,
             sha256=index.tar_sha256,
             index_sha256=index_sha256,
@@ -72,7 +75,9 @@ class Manifest:
     """``uint16`` or ``uint32``."""
     tokenizer: TokenizerInfo
     splits: dict[str, tuple[ShardInfo, ...]]
-    """Shards of ``train`` and ``validation``, in the order of their blocks."""
+    """Shards of ``train`` and ``validation``, in the order of their blocks; those of a corpus follow each other."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Corpus: its weight, where the preparation was told weights; training mixes by them if asked to."""
     config: dict[str, Any] = field(default_factory=dict)
     """The preparation's configuration, without what cannot change the bytes (worker count)."""
     statistics: dict[str, Any] = field(default_factory=dict)
@@ -81,7 +86,7 @@ class Manifest:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of everything that decides which tokens stand where: tokenizer, dtype, shards."""
-        content = {key: value for key, value in self.to_json().items() if key not in ("config", "statistics")}
+        content = {key: value for key, value in self.to_json().items() if key not in ("weights", "config", "statistics")}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def total(self, split: str, count: str) -> int:
@@ -121,6 +126,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
             dtype=value["dtype"],
             tokenizer=TokenizerInfo(**value["tokenizer"]),
             splits={name: tuple(ShardInfo(**s) for s in shards) for name, shards in value["splits"].items()},
+            weights=value["weights"],
             config=value["config"],
             statistics=value["statistics"],
         )
