@@ -120,6 +120,8 @@ class ObjectiveConfig:
     """Selected positions as a share of a row's real tokens; the paper's large uses 0.25."""
     mask_token_probability: float = 0.85
     """A selected position becomes [MASK] with this probability and else stays as it is."""
+    masking: Literal["token", "whole_word", "ngram"] = "token"
+    """What is selected: tokens, whole words, or n-grams of up to 3 words with p(n) proportional to 1/n (ALBERT)."""
     generator_weight: float = 1.0
     """Weight of the generator's loss."""
     discriminator_weight: float = 50.0

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from electra_ds.model import noise
+from electra_ds.model.words import span_begins, take_units, word_begins
 
 
 @dataclass(frozen=True)
@@ -59,37 +60,57 @@ def selected_count(real: Tensor, candidates: Tensor, mask_fraction: float, lengt
 
 def select(
     input_ids: Tensor,
-    real: Tensor,
+    segments: Tensor,
     keys: Tensor,
     special: SpecialIds,
     mask_fraction: float,
     mask_token_probability: float,
+    masking: str = "token",
+    continues: Tensor | None = None,
 ) -> Selection:
     """Draw positions without replacement, and put [MASK] at most of them.
 
     Without replacement, unlike the original, where 7-12% of positions come twice. [CLS], [SEP], [MASK] and padding are
-    never selected, [UNK] may be. A row without candidates has none.
+    never selected, [UNK] may be. A row without candidates has none. Whole words and n-grams are drawn until no other
+    fits into the same count, so they may select somewhat less; whether a token becomes [MASK] is decided token by token
+    with them too, as BERT's whole word masking does, so that the shares of step 2 stay what they are.
 
     Args:
         input_ids: int64 [B, L].
-        real: bool [B, L], false at padding.
+        segments: int64 [B, L], 0 at padding; words end with their segment.
         keys: int64 [B], from `noise.row_keys`.
         special: ids of special tokens.
         mask_fraction: share of real tokens to select.
         mask_token_probability: chance of a selected position to become [MASK].
+        masking: what is drawn: "token", "whole_word" or "ngram".
+        continues: bool [V], tokens that go on with the word before them; needed unless `masking` is "token".
+
+    Raises:
+        ValueError: words are wanted and `continues` is missing.
     """
     length = input_ids.shape[1]
     index = torch.arange(length, device=input_ids.device)
+    real = segments > 0
     candidates = real.clone()
     for token in (special.cls, special.sep, special.mask, special.pad):
         candidates &= input_ids != token
     count = selected_count(real.sum(1), candidates.sum(1), mask_fraction, length)
-    score = noise.bits(keys[:, None], index[None, :], noise.SELECT)
-    score = score.masked_fill(~candidates, torch.iinfo(torch.int64).max)
     slots = max_selected(mask_fraction, length)
-    chosen = score.topk(slots, dim=1, largest=False, sorted=True).indices
-    valid = torch.arange(slots, device=input_ids.device)[None, :] < count[:, None]
-    positions = chosen.masked_fill(~valid, length).sort(dim=1).values
+    if masking == "token":
+        score = noise.bits(keys[:, None], index[None, :], noise.SELECT)
+        score = score.masked_fill(~candidates, torch.iinfo(torch.int64).max)
+        chosen = score.topk(slots, dim=1, largest=False, sorted=True).indices
+        valid = torch.arange(slots, device=input_ids.device)[None, :] < count[:, None]
+        positions = chosen.masked_fill(~valid, length).sort(dim=1).values
+    elif continues is None:
+        raise ValueError(f"masking={masking} needs the table of tokens that continue a word")
+    else:
+        begins = word_begins(input_ids, segments, candidates, continues)
+        if masking == "ngram":
+            begins = span_begins(begins, segments, candidates, keys)
+        taken = take_units(begins, candidates, count, keys)
+        positions = index.where(taken, length).sort(dim=1).values[:, :slots]
+        valid = positions < length
     positions = positions.masked_fill(~valid, 0)
     becomes_mask = noise.uniform(keys[:, None], positions, noise.MASK) < mask_token_probability
     generator_ids = scatter_tokens(input_ids, positions, torch.full_like(positions, special.mask), valid & becomes_mask)

@@ -23,6 +23,8 @@ _MIX_2 = _signed(0x94D049BB133111EB)
 
 SELECT, MASK, SAMPLE = 1, 2, 3
 """Purposes: which positions, which of them become [MASK], which token replaces them."""
+WORD, PHASE, DIVIDE = 16, 17, 18
+"""Purposes of whole words and n-grams: which unit is drawn, where tiles begin, how a tile is divided."""
 
 
 def mix(value: Tensor) -> Tensor:

@@ -35,12 +35,29 @@ class PreparedRows:
     epochs: np.ndarray
 
 
-def prepare(rows: Rows, objective: ObjectiveConfig, special: SpecialIds, seed: int) -> PreparedRows:
-    """Draw the masks of a rank's rows: a pure function of (seed, epoch, row), whoever computes it."""
+def prepare(
+    rows: Rows, objective: ObjectiveConfig, special: SpecialIds, seed: int, continues: Tensor | None = None
+) -> PreparedRows:
+    """Draw the masks of a rank's rows: a pure function of (seed, epoch, row), whoever computes it.
+
+    Args:
+        rows: of this rank.
+        objective: what to select.
+        special: ids of special tokens.
+        seed: of the run.
+        continues: bool [V], see `fit.word_table`; None for objective.masking=token.
+    """
     input_ids, segments = torch.from_numpy(rows.ids), torch.from_numpy(rows.segments)
     keys = noise.row_keys(seed, torch.from_numpy(rows.epochs), torch.from_numpy(rows.row_ids))
     selection = select(
-        input_ids, segments > 0, keys, special, objective.mask_fraction, objective.mask_token_probability
+        input_ids,
+        segments,
+        keys,
+        special,
+        objective.mask_fraction,
+        objective.mask_token_probability,
+        objective.masking,
+        continues,
     )
     tensors = {
         "input_ids": input_ids,

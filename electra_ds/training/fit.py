@@ -14,6 +14,7 @@ import torch
 from electra_ds.checkpoint import RunState
 from electra_ds.data.mixing import hash_words
 from electra_ds.data.shards import ShardSet
+from electra_ds.data.vocabulary import continuation_table
 from electra_ds.errors import UserError
 from electra_ds.model.config import ModelConfig
 from electra_ds.model.electra import Electra
@@ -100,6 +101,14 @@ def fit_tokenizer(recipe: Recipe, shards: ShardSet) -> tuple[SpecialIds, ModelCo
         )
     special = SpecialIds(pad=info.pad_id, unk=info.unk_id, cls=info.cls_id, sep=info.sep_id, mask=info.mask_id)
     return special, replace(recipe.model, vocab_size=info.vocab_size)
+
+
+def word_table(recipe: Recipe, shards: ShardSet) -> torch.Tensor | None:
+    """Which tokens continue the word before them, bool [V]; None where objective.masking needs no words."""
+    if recipe.objective.masking == "token":
+        return None
+    table = continuation_table(shards.folder / "tokenizer", shards.manifest.tokenizer.vocab_size)
+    return torch.from_numpy(table)
 
 
 def check_fits(path: Path, state: RunState, fresh: RunState) -> None:

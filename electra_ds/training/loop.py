@@ -23,7 +23,15 @@ from electra_ds.recipe import Recipe
 from electra_ds.training import engine as engines
 from electra_ds.training.batches import PreparedRows, micro_batches, prepare
 from electra_ds.training.checkpoint import SafeCheckpointEngine, load_checkpoint, save_checkpoint
-from electra_ds.training.fit import check_fits, fit_tokenizer, is_finite, seed_everything, try_batch, versions
+from electra_ds.training.fit import (
+    check_fits,
+    fit_tokenizer,
+    is_finite,
+    seed_everything,
+    try_batch,
+    versions,
+    word_table,
+)
 from electra_ds.training.metrics import Audit, Meter, Writer
 from electra_ds.training.progress import Progress
 from electra_ds.training.schedule import PhasePlan, learning_rate, phase_at, plan_phases
@@ -40,6 +48,7 @@ class Trainer:
         self.shards = ShardSet(recipe.data.path)
         self.plans = plan_phases(recipe, place.world_size)
         self.special, self.model_config = fit_tokenizer(recipe, self.shards)
+        self.continues = word_table(recipe, self.shards)
         self._sources: dict[int, RowSource] = {}
         for plan in self.plans:
             require_enough_rows(self.source(plan.sequence_length), plan.global_batch, place.world_size)
@@ -55,7 +64,7 @@ class Trainer:
             largest = max(self.plans, key=lambda plan: plan.micro_batch * plan.sequence_length)
             positions = rank_positions(0, largest.micro_batch * place.world_size, place.rank, place.world_size)
             rows = self.source(largest.sequence_length).at(positions)
-            prepared = prepare(rows, recipe.objective, self.special, recipe.training.seed)
+            prepared = prepare(rows, recipe.objective, self.special, recipe.training.seed, self.continues)
             try_batch(model, prepared, recipe.training.precision, device, 1 if self.stage == 0 else place.world_size)
         self.engine = engines.build_engine(model, recipe, config, self.plans, place)
         self.engine.checkpoint_engine = SafeCheckpointEngine()
@@ -259,7 +268,8 @@ class Trainer:
         def make(step: int) -> PreparedRows:
             consumed = (step - plan.begin) * plan.global_batch
             positions = rank_positions(consumed, plan.global_batch, self.place.rank, self.place.world_size)
-            return prepare(source.at(positions), self.recipe.objective, self.special, self.recipe.training.seed)
+            rows = source.at(positions)
+            return prepare(rows, self.recipe.objective, self.special, self.recipe.training.seed, self.continues)
 
         return make
 
@@ -274,6 +284,7 @@ class Trainer:
             plan.micro_batch,
             self.recipe.objective,
             self.special,
+            self.continues,
             self.place.rank,
             self.place.world_size,
             self.device,

@@ -30,13 +30,14 @@ class Validator:
         micro_batch: int,
         objective: ObjectiveConfig,
         special: SpecialIds,
+        continues: Tensor | None,
         rank: int,
         world_size: int,
         device: torch.device,
     ) -> None:
         """Args: source: rows of the validation split. rows: how many to use, spread evenly. The rest: of the run."""
         self._source, self._micro_batch = source, micro_batch
-        self._objective, self._special = objective, special
+        self._objective, self._special, self._continues = objective, special, continues
         self._rank, self._world_size, self._device = rank, world_size, device
         count = min(rows, source.total)
         self._rows = np.arange(count) * source.total // count if count else np.empty(0, np.int64)
@@ -81,7 +82,7 @@ class Validator:
         return portions
 
     def _batches(self, rows: np.ndarray) -> list[Batch]:
-        prepared = prepare(self._source.unshuffled(rows), self._objective, self._special, seed=0)
+        prepared = prepare(self._source.unshuffled(rows), self._objective, self._special, 0, self._continues)
         return list(micro_batches(prepared, len(rows), prepared.counts, 1, self._device))
 
 
