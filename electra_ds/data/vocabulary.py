@@ -81,12 +81,10 @@ def _rule(value: dict[str, Any], path: Path, pieces: Any) -> tuple[Callable[[str
     if prefix and model.get("type") in ("WordPiece", "BPE"):
         return (lambda piece: piece.startswith(prefix)), (lambda piece: piece.removeprefix(prefix))
     if not model.get("end_of_word_suffix"):
-        if any(part["type"] == "ByteLevel" for part in parts):
-            space, text_of = "Ġ", _bytes_to_text
-        else:
-            space, text_of = _metaspace(parts), str
+        by_bytes = any(part["type"] == "ByteLevel" for part in parts)
+        space = "Ġ" if by_bytes else _metaspace(parts)
         if space and any(piece.startswith(space) for piece in pieces):
-            return (lambda piece: not piece.startswith(space)), text_of
+            return (lambda piece: not piece.startswith(space)), (_bytes_to_text if by_bytes else str)
     raise UserError(
         f"tokenizer {path}: its pieces do not tell where words begin (a {model.get('type')} model without a prefix on "
         "continuations, or '▁' or 'Ġ' on first pieces), so words cannot be masked as a whole; "
