@@ -31,6 +31,7 @@ from electra_ds.data.format import (
 from electra_ds.data.format.block import encode_block
 from electra_ds.data.format.index import parse_index, write_index
 from electra_ds.errors import DataError
+from tests.data.sets import make_set, same
 
 
 @st.composite
@@ -42,11 +43,6 @@ def any_block(draw) -> Block:
     sentences = sorted({*documents, *draw(places)})
     metadata = {"continues": draw(st.booleans()), "labels": [[draw(st.text(max_size=9)), "", ""]], "runs": [[0, 0]]}
     return Block(tokens, np.array(documents, "<u4"), np.array(sentences, "<u4"), metadata)
-
-
-def same(one: Block, two: Block) -> bool:
-    arrays = ((getattr(one, name), getattr(two, name)) for name in ("tokens", "documents", "sentences"))
-    return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in arrays) and one.metadata == two.metadata
 
 
 @given(any_block())
@@ -63,6 +59,11 @@ def test_cut_bytes_of_a_block_are_refused(block, data):
     end = len(encoded.rstrip(b"\0"))
     with pytest.raises(DataError):
         decode_block(encoded[: data.draw(st.integers(0, end - 1))])
+
+
+@pytest.fixture(scope="module")
+def whole_set(tmp_path_factory) -> Path:
+    return make_set(tmp_path_factory.mktemp("shards") / "set")
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,23 @@ def test_the_index_says_what_each_block_holds(shard):
     assert index.records["sentences"].tolist() == [3, 3, 3]
 
 
-@given(st.lists(st.tuples(*[st.integers(1, 2**32 - 1)] * 5), max_size=30))
+@st.composite
+def any_record(draw) -> tuple[int, ...]:
+    """Size, tokens, documents, sentences and CRC-32 of a block that could be."""
+    documents = draw(st.integers(1, 2**20))
+    sentences = draw(st.integers(documents, 2**21))
+    tokens = draw(st.integers(sentences, 2**28))
+    least = 4 * 512 + 2 * tokens + 4 * (documents + sentences)
+    return (
+        512 * draw(st.integers(-(-least // 512), 2**23 - 1)),
+        tokens,
+        documents,
+        sentences,
+        draw(st.integers(0, 2**32 - 1)),
+    )
+
+
+@given(st.lists(any_record(), max_size=30))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_an_index_is_read_back_as_it_was_written(tmp_path, counts):
     offsets = np.cumsum([0, *(size for size, *_ in counts)]).tolist()
@@ -193,10 +210,10 @@ def test_a_pickled_array_in_a_tar_is_refused():
 
 @given(st.data())
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_an_altered_manifest_is_refused_or_says_the_same_of_the_shards(tiny_shards, tmp_path, data):
-    original = (tiny_shards / "manifest.json").read_bytes()
+def test_an_altered_manifest_is_refused_or_says_the_same_of_the_shards(whole_set, tmp_path, data):
+    original = (whole_set / "manifest.json").read_bytes()
     (tmp_path / "manifest.json").write_bytes(data.draw(mutation(original)))
-    right = read_manifest(tiny_shards)
+    right = read_manifest(whole_set)
     try:
         found = read_manifest(tmp_path)
     except DataError as error:
@@ -208,14 +225,14 @@ def test_an_altered_manifest_is_refused_or_says_the_same_of_the_shards(tiny_shar
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"version": 99}, "format version 99, this release reads version 1"),
+        ({"version": 99}, "format version 99, this release reads version 2"),
         ({"dtype": "uint32"}, "altered after it was written"),
         ({"splits": []}, "a field is missing or unknown"),
         ({"tokenizer": {"type": "x"}}, "a field is missing or unknown"),
     ],
 )
-def test_a_manifest_that_does_not_fit_says_why(change, expected, tiny_shards, tmp_path):
-    value = json.loads((tiny_shards / "manifest.json").read_text())
+def test_a_manifest_that_does_not_fit_says_why(change, expected, whole_set, tmp_path):
+    value = json.loads((whole_set / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps({**value, **change}))
     with pytest.raises(DataError, match=expected):
         read_manifest(tmp_path)
@@ -228,8 +245,9 @@ def test_a_folder_without_a_manifest_is_no_shard_set(tmp_path):
 
 def test_a_manifest_is_read_back_as_it_was_written(tmp_path):
     tokenizer = TokenizerInfo("unigram", "ab" * 32, 70_000, 0, 1, 2, 3, 4)
-    manifest = Manifest("uint32", tokenizer, {"train": (), "validation": ()}, {"seed": 0}, {"tokens": 0})
+    manifest = Manifest("uint32", tokenizer, {"train": (), "validation": ()}, {"web": 2.0}, {"seed": 0}, {3: 1, 20: 2})
     manifest.write(tmp_path)
+    manifest = dataclasses.replace(manifest, statistics={"3": 1, "20": 2})  # JSON has no other keys
     assert read_manifest(tmp_path) == manifest
     assert dataclasses.replace(manifest, config={}).fingerprint == manifest.fingerprint
     assert dataclasses.replace(manifest, dtype="uint16").fingerprint != manifest.fingerprint
@@ -246,9 +264,9 @@ def test_a_manifest_is_read_back_as_it_was_written(tmp_path):
         (lambda folder: flip(folder / "train-000000.idx", 70), "train-000000.idx: sha256 differs from the manifest"),
     ],
 )
-def test_verification_names_what_is_missing_or_altered(damage, expected, tiny_shards, tmp_path):
+def test_verification_names_what_is_missing_or_altered(damage, expected, whole_set, tmp_path):
     folder = tmp_path / "set"
-    shutil.copytree(tiny_shards, folder)
+    shutil.copytree(whole_set, folder)
     manifest = read_manifest(folder)
     assert verify_shards(folder, manifest) == []
     damage(folder)

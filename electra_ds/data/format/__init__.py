@@ -12,9 +12,10 @@ from electra_ds.data.format.manifest import (
     ShardInfo,
     TokenizerInfo,
     read_manifest,
-    verify_shards,
 )
 from electra_ds.data.format.shard import ShardWriter, read_block_bytes
+from electra_ds.data.format.tokenizer_files import tokenizer_fingerprint
+from electra_ds.data.format.verify import verify_shards
 
 __all__ = [
     "INDEX_RECORD",
@@ -30,5 +31,6 @@ __all__ = [
     "read_index",
     "read_manifest",
     "token_dtype",
+    "tokenizer_fingerprint",
     "verify_shards",
 ]

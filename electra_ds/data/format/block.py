@@ -26,6 +26,8 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
     return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
 
 
+_MEMBER_NAME = re.compile(rb"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_OCTAL = re.compile(rb"[0-7]{1,11}[ \0]{1,2}")
 _NPY_HEADER = re.compile(rb"\{'descr': *'(<u[24])', *'fortran_order': *False, *'shape': *\((\d{1,12}), *\), *\} *\n")
 
 
@@ -54,6 +56,9 @@ class Block:
                 raise DataError(f"block: {name} must be a non-empty 1-D array that begins with 0")
             if np.any(np.diff(starts.astype(np.int64)) <= 0) or int(starts[-1]) >= len(self.tokens):
                 raise DataError(f"block: {name} must increase strictly and end before {len(self.tokens)} tokens")
+        within = np.minimum(np.searchsorted(self.sentences, self.documents), len(self.sentences) - 1)
+        if np.any(self.sentences[within] != self.documents):
+            raise DataError("block: every document start must also be a sentence start")
 
     @property
     def document_ends(self) -> np.ndarray:
@@ -87,37 +92,81 @@ def encode_block(key: str, block: Block) -> bytes:
     return b"".join(pieces)
 
 
-def decode_block(data: bytes | memoryview, where: str = "block") -> Block:
+def decode_block(data: bytes | memoryview, where: str = "block", key: str | None = None) -> Block:
     """Read what `encode_block` wrote.
 
     Args:
         data: the bytes from the block's offset on, as long as its index record says.
         where: named in errors, for example ``train-000000.tar block 3``.
+        key: what its members must be called, without their endings; unset takes any name.
 
     Raises:
-        DataError: the bytes are not a block. Nothing is unpickled.
+        DataError: the bytes are not a block. Nothing is unpickled, and nothing is allocated but what is there.
     """
     view = memoryview(data)
-    arrays: dict[str, Any] = {}
     position = 0
+    arrays: dict[str, Any] = {}
     for ending in MEMBERS:
-        header = bytes(view[position : position + tarfile.BLOCKSIZE])
-        try:
-            info = tarfile.TarInfo.frombuf(header, tarfile.ENCODING, "strict")
-        except (tarfile.HeaderError, UnicodeDecodeError) as error:
-            raise DataError(f"{where}: no tar header at byte {position} ({error})") from error
-        start, position = position + tarfile.BLOCKSIZE, position + tarfile.BLOCKSIZE + info.size
-        if not info.name.endswith("." + ending) or position > len(view):
-            raise DataError(f"{where}: member '{info.name}' ({info.size} bytes) where *.{ending} was expected")
-        payload = view[start:position]
-        position += -info.size % tarfile.BLOCKSIZE
-        arrays[ending] = _read_payload(payload, ending, where)
+        name, size = _read_header(bytes(view[position : position + tarfile.BLOCKSIZE]), f"{where}: byte {position}")
+        key = name.removesuffix("." + ending) if key is None else key
+        start, end = position + tarfile.BLOCKSIZE, position + tarfile.BLOCKSIZE + size
+        position = end + -size % tarfile.BLOCKSIZE
+        if name != f"{key}.{ending}" or position > len(view):
+            raise DataError(f"{where}: member '{name}' ({size} bytes) where '{key}.{ending}' was expected")
+        if any(view[end:position]):
+            raise DataError(f"{where}: member '{name}' is not padded with zero bytes")
+        arrays[ending] = _read_payload(view[start:end], ending, where)
+    if position != len(view):
+        raise DataError(f"{where}: {len(view):,} bytes, but its four members end at byte {position:,}")
     for name in (DOCUMENTS, SENTENCES):
         if arrays[name].dtype != np.dtype("<u4"):
             raise DataError(f"{where}: {name} is {arrays[name].dtype}, expected uint32")
-    if not isinstance(arrays[METADATA], dict):
-        raise DataError(f"{where}: its metadata is a {type(arrays[METADATA]).__name__}, expected a JSON object")
-    return Block(arrays[TOKENS], arrays[DOCUMENTS], arrays[SENTENCES], arrays[METADATA])
+    if problem := _metadata_problem(arrays[METADATA], len(arrays[DOCUMENTS])):
+        raise DataError(f"{where}: its metadata {problem}")
+    try:
+        return Block(arrays[TOKENS], arrays[DOCUMENTS], arrays[SENTENCES], arrays[METADATA])
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def _read_header(header: bytes, where: str) -> tuple[str, int]:
+    """Name and payload bytes of a plain file's USTAR header.
+
+    tarfile takes a dozen dialects, links, devices and negative sizes; what writes shards makes one kind of header.
+    """
+    name, size, checksum = header[:100].rstrip(b"\0"), header[124:136], header[148:156]
+    if len(header) < tarfile.BLOCKSIZE or not _MEMBER_NAME.fullmatch(name):
+        raise DataError(f"{where}: no tar header, or a member name that no block has ({name[:40]!r})")
+    if header[257:265] != b"ustar\x0000" or header[156:157] != tarfile.REGTYPE:
+        raise DataError(f"{where}: not the USTAR header of a plain file (type {header[156:157]!r})")
+    if not _OCTAL.fullmatch(size) or not _OCTAL.fullmatch(checksum):
+        raise DataError(f"{where}: size {size!r} or checksum {checksum!r} is no octal number")
+    if int(checksum.rstrip(b" \0"), 8) != sum(header) - sum(checksum) + 8 * ord(" "):
+        raise DataError(f"{where}: the tar header's checksum does not match")
+    if any(header[157:257]) or any(header[345:]):
+        raise DataError(f"{where}: the tar header names a link or a folder")
+    return name.decode(), int(size.rstrip(b" \0"), 8)
+
+
+def _metadata_problem(metadata: Any, documents: int) -> str | None:
+    """What is wrong with a block's JSON, None if nothing; other keys than the known ones are left alone."""
+    if not isinstance(metadata, dict):
+        return f"is a {type(metadata).__name__}, expected a JSON object"
+    labels, runs = metadata.get("labels", []), metadata.get("runs", [])
+    if not isinstance(labels, list) or not all(
+        isinstance(label, list) and all(isinstance(part, str) for part in label) for label in labels
+    ):
+        return "has labels that are no lists of texts"
+    if not isinstance(runs, list) or not all(
+        isinstance(run, list) and len(run) == 2 and all(type(part) is int for part in run) for run in runs
+    ):
+        return "has runs that are no pairs of numbers"
+    firsts = [first for first, _ in runs]
+    if any(not 0 <= first < documents for first in firsts) or firsts != sorted(set(firsts)):
+        return f"has runs that do not follow each other through {documents} documents"
+    if any(not 0 <= number < len(labels) for _, number in runs):
+        return f"has runs of labels that are not among its {len(labels)}"
+    return None
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -126,9 +175,29 @@ def _npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def strict_json(data: bytes) -> Any:
+    """Decode UTF-8 JSON; refuse what json.loads lets pass: NaN, infinities, keys given twice.
+
+    Raises:
+        ValueError: not such JSON.
+        RecursionError: nested too deep.
+    """
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is no JSON")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a key is given twice")
+        return found
+
+    return json.loads(data.decode("utf-8"), parse_constant=refuse, object_pairs_hook=unique)
+
+
 def _read_payload(payload: memoryview, ending: str, where: str) -> Any:
     try:
-        return json.loads(bytes(payload)) if ending == METADATA else _read_npy(payload)
+        return strict_json(bytes(payload)) if ending == METADATA else _read_npy(payload)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: cannot decode its {ending} ({error})") from error
 

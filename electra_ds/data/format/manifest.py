@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from electra_ds.data.format.block import strict_json
+from electra_ds.data.format.checks import check_manifest
 from electra_ds.data.format.index import ShardIndex
+from electra_ds.data.format.tokenizer_files import tokenizer_fingerprint as tokenizer_fingerprint
 from electra_ds.errors import DataError
-from electra_ds.files import sha256_of, write_json
+from electra_ds.files import atomic_write
+from electra_ds.storage import Storage, open_folder
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 2
+LARGEST_MANIFEST = 1 << 28
+"""Bytes; a trillion tokens take some two million."""
 
 
 @dataclass(frozen=True)
@@ -83,101 +88,104 @@ class Manifest:
     statistics: dict[str, Any] = field(default_factory=dict)
     """Counts the preparation made: documents read, empty, per source."""
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of everything that decides which tokens stand where: tokenizer, dtype, shards."""
-        content = {key: value for key, value in self.to_json().items() if key not in ("weights", "config", "statistics")}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        content = {
+            key: value for key, value in self.to_json().items() if key not in ("weights", "config", "statistics")
+        }
+        return _sha256_of_json(content)
 
     def total(self, split: str, count: str) -> int:
         """Sum of `count` (``tokens``, ``documents``, ``blocks``, ...) over the shards of a split."""
         return sum(getattr(shard, count) for shard in self.splits.get(split, ()))
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object that is written, its own fingerprint left out."""
-        return {"format": "electra_ds shards", "version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        """The JSON object that is written, its own fingerprint and checksum left out."""
+        return {
+            "format": "electra_ds shards",
+            "version": FORMAT_VERSION,
+            "dtype": self.dtype,
+            "tokenizer": vars(self.tokenizer),
+            "splits": {name: [vars(shard) for shard in shards] for name, shards in self.splits.items()},
+            "weights": self.weights,
+            "config": self.config,
+            "statistics": self.statistics,
+        }
+
+    def encode(self) -> bytes:
+        """The bytes of ``manifest.json``; ``checksum`` is the SHA-256 of all else, as compact JSON with sorted keys."""
+        # Through JSON and back: keys that are numbers become texts, and sort as such.
+        value = json.loads(json.dumps({**self.to_json(), "fingerprint": self.fingerprint}))
+        value["checksum"] = _sha256_of_json(value)
+        return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Write ``manifest.json`` atomically: the last act of a preparation."""
-        write_json(Path(folder) / MANIFEST_NAME, {**self.to_json(), "fingerprint": self.fingerprint})
+        data = self.encode()
+        with atomic_write(Path(folder) / MANIFEST_NAME) as file:
+            file.write(data)
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
-    """Read and check ``manifest.json``.
+    """Read and check the ``manifest.json`` of a folder or URL.
 
     Raises:
-        DataError: missing, not JSON, of another version, or altered (fingerprint mismatch).
+        DataError: missing, not JSON, of another version, with impossible values, or altered.
     """
-    path = Path(folder) / MANIFEST_NAME
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+    return read_manifest_in(open_folder(folder), os.fspath(folder))
+
+
+def read_manifest_in(storage: Storage, folder: str) -> Manifest:
+    """Like `read_manifest`, from a folder that is open; `folder` is how messages call it."""
+    if not storage.exists(MANIFEST_NAME):
         raise DataError(
             f"{folder}: no {MANIFEST_NAME}, so this is not a (finished) shard set; "
             "make one with 'electra-ds prep --output ...'"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); restore it, or prepare into a new folder") from error
+        )
+    return parse_manifest(storage.read_file(MANIFEST_NAME, LARGEST_MANIFEST), storage.path(MANIFEST_NAME))
+
+
+def parse_manifest(data: bytes, where: str) -> Manifest:
+    """Decode the bytes of a manifest; `where` names it in errors.
+
+    Raises:
+        DataError: not JSON, of another version, with impossible values, or altered.
+    """
+    advice = "restore it, or prepare into a new folder"
+    try:
+        value = strict_json(data)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: cannot be read ({error}); {advice}") from error
     if not isinstance(value, dict) or value.get("version") != FORMAT_VERSION:
         found = value.get("version") if isinstance(value, dict) else type(value).__name__
-        raise DataError(f"{path}: format version {found!r}, this release reads version {FORMAT_VERSION}")
+        raise DataError(f"{where}: format version {found!r:.60}, this release reads version {FORMAT_VERSION}")
     try:
-        manifest = Manifest(
-            dtype=value["dtype"],
-            tokenizer=TokenizerInfo(**value["tokenizer"]),
-            splits={name: tuple(ShardInfo(**s) for s in shards) for name, shards in value["splits"].items()},
-            weights=value["weights"],
-            config=value["config"],
-            statistics=value["statistics"],
-        )
+        manifest = _manifest_of(value)
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path}: a field is missing or unknown ({error}); restore it, or prepare into a new folder"
-        ) from error
+        raise DataError(f"{where}: a field is missing or unknown ({error}); {advice}") from error
+    except ValueError as error:
+        raise DataError(f"{where}: {error}; {advice}") from error
     if value.get("fingerprint") != manifest.fingerprint:
-        raise DataError(
-            f"{path}: altered after it was written (its fingerprint does not match); "
-            "restore it, or prepare into a new folder"
-        )
+        raise DataError(f"{where}: altered after it was written (its fingerprint does not match); {advice}")
+    if value.pop("checksum", None) != _sha256_of_json(value):
+        raise DataError(f"{where}: altered after it was written (its checksum does not match); {advice}")
     return manifest
 
 
-def verify_shards(
-    folder: str | os.PathLike[str], manifest: Manifest, advance: Callable[[int], None] = lambda _: None
-) -> list[str]:
-    """Check size and SHA-256 of every tar, index and tokenizer file.
-
-    Args:
-        folder: the shard set.
-        manifest: what it should hold.
-        advance: called with the bytes read since the last call, for a progress bar.
-
-    Returns:
-        One sentence per problem, empty if all is whole.
-    """
-    folder = Path(folder)
-    problems = []
-    for shards in manifest.splits.values():
-        for shard in shards:
-            for ending, expected in (("tar", shard.sha256), ("idx", shard.index_sha256)):
-                path = folder / f"{shard.name}.{ending}"
-                if not path.exists():
-                    problems.append(f"{path}: missing; rerun prep to rebuild it")
-                elif (found := sha256_of(path)) != expected:
-                    problems.append(
-                        f"{path}: sha256 differs from the manifest ({found[:12]}... where {expected[:12]}... was "
-                        "expected); delete it and rerun prep to rebuild it"
-                    )
-            advance(shard.bytes)
-    if tokenizer_fingerprint(folder / "tokenizer") != manifest.tokenizer.fingerprint:
-        problems.append(f"{folder / 'tokenizer'}: its files are not those the shards were made with")
-    return problems
+def _sha256_of_json(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def tokenizer_fingerprint(folder: str | os.PathLike[str]) -> str:
-    """SHA-256 over the names and contents of a tokenizer folder's files, in sorted order."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(folder).glob("*")):
-        if path.is_file():
-            digest.update(f"{path.name}\0{sha256_of(path)}\n".encode())
-    return digest.hexdigest()
+def _manifest_of(value: dict[str, Any]) -> Manifest:
+    """Build a manifest from decoded JSON; ValueError, KeyError or TypeError if a value cannot be right."""
+    manifest = Manifest(
+        dtype=value["dtype"],
+        tokenizer=TokenizerInfo(**value["tokenizer"]),
+        splits={name: tuple(ShardInfo(**s) for s in shards) for name, shards in value["splits"].items()},
+        weights=value["weights"],
+        config=value["config"],
+        statistics=value["statistics"],
+    )
+    check_manifest(manifest, value)
+    return manifest

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tarfile
 import zlib
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -12,12 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from electra_ds.data.format.block import Block, encode_block
-from electra_ds.data.format.index import INDEX_RECORD, ShardIndex, write_index
+from electra_ds.data.format.checks import SHARD_NAME
+from electra_ds.data.format.index import END_OF_TAR, INDEX_RECORD, ShardIndex, write_index
 from electra_ds.data.format.manifest import ShardInfo
 from electra_ds.errors import DataError
 from electra_ds.files import TEMPORARY_SUFFIX, explain_full_disk, fsync_folder, sha256_of
-
-_END_OF_TAR = bytes(2 * tarfile.BLOCKSIZE)
 
 
 class ShardWriter:
@@ -28,6 +26,8 @@ class ShardWriter:
 
     def __init__(self, folder: str | os.PathLike[str], name: str) -> None:
         """Args: folder: existing folder; name: without ending, for example ``train-000000``."""
+        if not SHARD_NAME.fullmatch(name):
+            raise ValueError(f"shard name {name!r}: must match {SHARD_NAME.pattern}, as readers demand")
         self.folder, self.name = Path(folder), name
         self._temporary = self.folder / f"{name}.tar{TEMPORARY_SUFFIX}"
         self._file = open(self._temporary, "wb")  # noqa: SIM115 (closed in finish or __exit__)
@@ -44,7 +44,7 @@ class ShardWriter:
 
     def finish(self) -> ShardInfo:
         """Close, sync and publish the shard; return what the manifest says of it."""
-        self._write(_END_OF_TAR)
+        self._write(bytes(END_OF_TAR))
         with explain_full_disk(self._temporary):
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -83,13 +83,25 @@ def read_block_bytes(descriptor: int, record: np.void, where: str) -> bytes:
         where: named in errors.
 
     Raises:
-        DataError: the tar is cut short or was altered.
+        DataError: the tar is cut short, was altered, or cannot be read.
     """
-    offset, size = int(record["offset"]), int(record["size"])
-    data = os.pread(descriptor, size, offset)
-    if len(data) != size or zlib.crc32(data) != int(record["crc32"]):
+    try:
+        data = os.pread(descriptor, int(record["size"]), int(record["offset"]))
+    except OSError as error:
+        raise DataError(f"{where}: cannot be read at offset {int(record['offset'])} ({error.strerror})") from error
+    return check_block_bytes(data, record, where)
+
+
+def check_block_bytes(data: bytes, record: np.void, where: str) -> bytes:
+    """Return a block's bytes if they are as long as its index record says and have its CRC-32.
+
+    Raises:
+        DataError: names block, offset and both checksums.
+    """
+    size, expected = int(record["size"]), int(record["crc32"])
+    if len(data) != size or zlib.crc32(data) != expected:
         raise DataError(
-            f"{where}: {len(data)} of {size} bytes at offset {offset}, CRC-32 {zlib.crc32(data):08x} where the index "
-            f"says {int(record['crc32']):08x}; delete the shard and rerun prep to rebuild it"
+            f"{where}: {len(data)} of {size} bytes at offset {int(record['offset'])}, CRC-32 {zlib.crc32(data):08x} "
+            f"where the index says {expected:08x}; delete the shard and rerun prep to rebuild it"
         )
     return data
