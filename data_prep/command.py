@@ -19,12 +19,14 @@ def main(arguments: list[str], program: str) -> int:
     start = time.monotonic()
     try:
         with explain_full_disk(config.output):
-            manifest, worked = run(config)
+            manifest, measured, rank = run(config)
     except OSError as error:
         raise UserError(f"{error.filename or config.output}: {error.strerror or error}") from error
-    if not worked:
+    if rank:
+        return 0
+    if measured is None:
         print(f"{config.output} is finished and fits this command (sizes checked); nothing to do.")
-    print(summary(manifest, config, time.monotonic() - start if worked else None))
+    print(summary(manifest, config, time.monotonic() - start if measured else None))
     return 0
 
 

@@ -1,74 +1,35 @@
-"""The stream of documents and what is decided per document: steps, split, sample."""
+"""What hashes of a document's content decide: its place in the shuffle, its split, the tokenizer's sample."""
 
 from __future__ import annotations
 
 import hashlib
-import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence
 
-from data_prep.sources.base import Document, Source, valid_unicode
+import numpy as np
 
-Step = Callable[[Document], Document | None]
-"""Changes a document, or drops it by returning None. It sees one document and keeps no memory of others."""
+from electra_ds.data.mixing import hash_words
 
+SPLITS = ("train", "validation")
 
-def not_empty(document: Document) -> Document | None:
-    """Drop a document of nothing but white space."""
-    return document if document.text.strip() else None
+_VALIDATION, _SHUFFLE, _SAMPLE = 101, 102, 103
 
 
-STEPS: tuple[tuple[str, Step], ...] = (("empty", not_empty),)
-"""Name (under which dropped documents are counted) and step, in the order in which they are applied."""
+def content_hashes(texts: Sequence[bytes]) -> np.ndarray:
+    """128-bit BLAKE2b of texts (UTF-8), as [D, 2] uint64."""
+    digests = b"".join(hashlib.blake2b(text, digest_size=16).digest() for text in texts)
+    return np.frombuffer(digests, "<u8").reshape(-1, 2)
 
 
-def stream(sources: Iterable[Source]) -> Iterator[Document]:
-    """Yield the documents of all sources in order, as valid Unicode."""
-    for source in sources:
-        source.position = 0
-        for document in source.documents():
-            text = valid_unicode(document.text)
-            yield document if text is document.text else document._replace(text=text)
-        source.position = source.size
+def validation_mask(hashes: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Whether documents are held out, bool [D]: copies of a text go the same way; `hashes` of `content_hashes`."""
+    return hash_words(seed, _VALIDATION, hashes[:, 0]) < np.uint64(fraction * 2.0**64)
 
 
-def apply_steps(document: Document, dropped: dict[str, int]) -> Document | None:
-    """Send a document through `STEPS`; count it in `dropped` if one of them drops it."""
-    for name, step in STEPS:
-        result = step(document)
-        if result is None:
-            dropped[name] = dropped.get(name, 0) + 1
-            return None
-        document = result
-    return document
+def shuffle_keys(hashes: np.ndarray, numbers: np.ndarray, seed: int) -> np.ndarray:
+    """Places in the shuffle, uint64 [D]: documents are put in the order of these; `numbers` tells copies apart."""
+    return hash_words(seed, _SHUFFLE, hashes[:, 0], hashes[:, 1], numbers)
 
 
-def keyed_hash(purpose: str, seed: int, text: str) -> int:
-    """Return a 64-bit hash of a text, independent for each purpose and seed."""
-    key = hashlib.blake2b(f"{purpose}\0{seed}".encode(), digest_size=16).digest()
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, key=key).digest())
-
-
-def is_validation(text: str, fraction: float, seed: int) -> bool:
-    """Tell whether a document is held out for validation: duplicates of a text go the same way."""
-    return fraction > 0 and keyed_hash("validation", seed, text) < fraction * 2**64
-
-
-def sample_texts(documents: Iterable[Document], limit: int, seed: int) -> list[str]:
-    """Draw whole documents, at most `limit` bytes of them (but one), in the order of the stream.
-
-    Those with the smallest keyed hashes are kept, so the draw depends neither on the order of the stream nor on
-    its length, and memory holds no more than `limit` bytes and one document.
-    """
-    heap: list[tuple[int, int, str]] = []  # the largest hash on top
-    total = 0
-    for number, document in enumerate(documents):
-        # A book-long document must not crowd out the rest of a small sample.
-        text = document.text[: max(limit // 20, 1000)]
-        entry = (-keyed_hash("sample", seed, text), number, text)
-        if total > limit and entry <= heap[0]:
-            continue
-        heapq.heappush(heap, entry)
-        total += len(text.encode())
-        while total > limit and len(heap) > 1:
-            total -= len(heapq.heappop(heap)[2].encode())
-    return [text for _, _, text in sorted(heap, key=lambda entry: entry[1])]
+def sample_keys(hashes: np.ndarray, seed: int) -> np.ndarray:
+    """Order in which documents are taken for the tokenizer's sample, uint64 [D]."""
+    return hash_words(seed, _SAMPLE, hashes[:, 0])

@@ -1,58 +1,99 @@
-"""Parts to blocks to shards: the last stage, in the order of the input."""
+"""Token parts to shards: each shard is made by itself, from its share of every part's documents.
+
+A group's documents (see `data_prep.build`) are spread over *cells*, one for each shard: by their place in the shuffle,
+or, without a shuffle, by where their tokens begin. A cell's documents are a slice of every part, so a shard needs no
+memory but its own, and any process can make any shard.
+
+Shape legend: D documents of a shard, T its tokens, S its sentences.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_prep.units import SPLITS, read_part
-from electra_ds.data.format import Block, ShardInfo, ShardWriter, read_index
+from data_prep.build import TOKENS, dropped_numbers
+from data_prep.config import PrepConfig
+from data_prep.part import PartFile
+from data_prep.plan import PartId
+from electra_ds.data.format import Block, ShardInfo, ShardWriter, read_index, token_dtype
 from electra_ds.errors import DataError
 from electra_ds.files import sha256_of
 
 
-class ShardSequence:
-    """Writes the blocks of one split into ``SPLIT-000000.tar`` and so on; passes over shards that are whole."""
+@dataclass(frozen=True)
+class Shard:
+    """One shard to be made.
 
-    def __init__(self, folder: Path, target: Path, split: str, shard_blocks: int) -> None:
-        """`folder`: of the shard set; `target`: where new shards go; `shard_blocks`: blocks in one tar."""
-        self.infos: list[ShardInfo] = []
-        self._folder, self._target, self._split, self._shard_blocks = folder, target, split, shard_blocks
-        self._writer: ShardWriter | None = None
-        self._whole: ShardInfo | None = None
-        self._blocks = 0
+    Attributes:
+        name: without ending. group, split: whose documents. cell, cells: which share of them.
+        parts: pieces that hold documents of the section, in order, and the section's tokens before each of them.
+        tokens: tokens of the section in all parts. vocab_size: of the tokenizer.
+    """
 
-    def add(self, block: Block) -> None:
-        """Append a block."""
-        if self._writer is None and self._whole is None:
-            name = f"{self._split}-{len(self.infos):06d}"
-            self._whole = whole_shard(self._folder, name)
-            self._writer = None if self._whole else ShardWriter(self._target, name)
-        if self._writer:
-            self._writer.add(block)
-        self._blocks += 1
-        if self._blocks == self._shard_blocks:
-            self.finish()
+    name: str
+    group: str
+    split: str
+    cell: int
+    cells: int
+    parts: Sequence[tuple[PartId, int]]
+    tokens: int
+    vocab_size: int
 
-    def finish(self) -> None:
-        """Close the shard that is open, if any."""
-        info = self._writer.finish() if self._writer else self._whole
-        if info:
-            if info.blocks != self._blocks:
-                raise DataError(
-                    f"{self._folder / info.name}.tar: holds {info.blocks} blocks where this preparation makes "
-                    f"{self._blocks}: it is not of this shard set; prepare into another folder"
-                )
-            self.infos.append(info)
-        self._writer, self._whole, self._blocks = None, None, 0
 
-    def abandon(self) -> None:
-        """Remove what is not finished."""
-        if self._writer:
-            self._writer.__exit__(Exception)
+def shard_name(split: str, group: str, number: int) -> str:
+    """Name of a shard, a file name on any system: a group's name with other characters gets a mark of its own."""
+    slug = re.sub(r"[^A-Za-z0-9_]", "_", group)[:40]
+    if slug != group:
+        slug += "_" + blake2b(group.encode(), digest_size=3).hexdigest()
+    return f"{split}-{slug}-{number:06d}" if group else f"{split}-{number:06d}"
+
+
+def write_shard(config: PrepConfig, work: Path, folder: Path, target: Path, shard: Shard) -> dict[str, Any]:
+    """Write a shard, unless it is there and whole.
+
+    Args:
+        config: of the preparation.
+        work: folder of the part files.
+        folder: of the shard set; a shard that is whole there is kept.
+        target: folder to write to, most often the same.
+        shard: which.
+
+    Returns:
+        ``info`` (fields of `ShardInfo`), ``cut`` (documents over several blocks), ``used`` (ids that occur, uint32).
+    """
+    marker = work / "shards" / f"{shard.name}.npz"
+    info = whole_shard(folder, shard.name)
+    if info is not None and marker.exists():
+        with np.load(marker, allow_pickle=False) as kept:
+            return {
+                "info": dataclasses.replace(info, corpus=shard.group),
+                "cut": int(kept["cut"]),
+                "used": kept["used"],
+            }
+    cell = gather(config, work, shard)
+    frequencies = np.zeros(shard.vocab_size, bool)
+    cuts = list(cut_blocks(cell.ends, cell.sentences, config.block_tokens))
+    with ShardWriter(target, shard.name) as writer:
+        for begin, end in cuts:
+            block = cell.block(begin, end)
+            frequencies[block.tokens] = True
+            writer.add(block)
+        info = writer.finish()
+    cut = cell.documents_cut([end for _, end in cuts])
+    used = np.flatnonzero(frequencies).astype("<u4")
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    temporary = marker.with_suffix(".partial.npz")
+    np.savez(temporary, cut=np.int64(cut), used=used)
+    temporary.replace(marker)
+    return {"info": dataclasses.replace(info, corpus=shard.group), "cut": cut, "used": used}
 
 
 def whole_shard(folder: Path, name: str) -> ShardInfo | None:
@@ -69,136 +110,193 @@ def whole_shard(folder: Path, name: str) -> ShardInfo | None:
     return ShardInfo.of_index(name, index, sha256_of(idx))
 
 
-class Packer:
-    """Joins documents to blocks.
+@dataclass
+class Cell:
+    """The documents of a shard, in their final order.
 
-    A block is closed once it has `block_tokens`; a longer document is cut at sentence starts, so a block
-    stays below twice that.
+    Attributes:
+        tokens: D arrays. ends: int64 [D], one past each document's last token, counted through the cell.
+        sentences: int64 [S], sentence starts, counted through the cell.
+        labels: D numbers of `names`; names: [source, language, file].
     """
 
-    def __init__(self, block_tokens: int, emit: Callable[[Block], None]) -> None:
-        """`emit` takes each finished block."""
-        self.cut_documents = 0
-        self._limit, self._emit = block_tokens, emit
-        self._reset()
+    tokens: list[np.ndarray]
+    ends: np.ndarray
+    sentences: np.ndarray
+    labels: np.ndarray
+    names: list[list[str]]
+    dtype: np.dtype[Any]
 
-    def add(self, tokens: np.ndarray, sentences: np.ndarray, label: list[str]) -> None:
-        """Append a document.
-
-        Args:
-            tokens: [T] token ids, at least one.
-            sentences: [S] int64, sentence starts in it, from 0.
-            label: source, language and file.
-        """
-        first = 0
-        self.cut_documents += len(tokens) > self._limit
-        while first < len(tokens):
-            last = self._cut(first, len(tokens), sentences)
-            starts = sentences[(sentences >= first) & (sentences < last)] - first
-            self._append(tokens[first:last], starts, label, continues=first > 0)
-            first = last
-
-    def flush(self) -> None:
-        """Emit what is left as a last, shorter block."""
-        if self._tokens:
-            starts = np.cumsum([0, *(len(tokens) for tokens in self._tokens)])[:-1]
-            sentences = [cuts + start for cuts, start in zip(self._sentences, starts, strict=True)]
-            labels = [list(label) for label in self._labels]
-            metadata = {"continues": self._continues, "labels": labels, "runs": self._runs}
-            self._emit(
-                Block(
-                    np.concatenate(self._tokens),
-                    starts.astype("<u4"),
-                    np.concatenate(sentences).astype("<u4"),
-                    metadata,
-                )
-            )
-        self._reset()
-
-    def _reset(self) -> None:
-        self._tokens: list[np.ndarray] = []
-        self._sentences: list[np.ndarray] = []
-        self._labels: dict[tuple[str, ...], int] = {}
-        self._runs: list[tuple[int, int]] = []
-        self._count, self._continues = 0, False
-
-    def _cut(self, first: int, end: int, sentences: np.ndarray) -> int:
-        if end - first <= self._limit:
-            return end
-        at = int(np.searchsorted(sentences, first + self._limit, side="right")) - 1
-        return int(sentences[at]) if at >= 0 and sentences[at] > first else first + self._limit
-
-    def _append(self, tokens: np.ndarray, sentences: np.ndarray, label: list[str], continues: bool) -> None:
-        self._count += len(tokens)
-        if continues and self._tokens:  # the same document goes on in the same block
-            self._sentences[-1] = np.append(self._sentences[-1], sentences + len(self._tokens[-1]))
-            self._tokens[-1] = np.append(self._tokens[-1], tokens)
-        else:
-            self._begin(tokens, sentences, label, continues)
-        if self._count >= self._limit:
-            self.flush()
-
-    def _begin(self, tokens: np.ndarray, sentences: np.ndarray, label: list[str], continues: bool) -> None:
-        if not self._tokens:
-            self._continues = continues
-        number = self._labels.setdefault(tuple(label), len(self._labels))
-        # Runs of documents alike are written once: metadata stays small beside the tokens.
-        if not self._runs or self._runs[-1][1] != number:
-            self._runs.append((len(self._tokens), number))
-        self._tokens.append(tokens)
+    def block(self, begin: int, end: int) -> Block:
+        """Tokens [begin, end) of the cell as a block."""
+        first = int(np.searchsorted(self.ends, begin, "right"))
+        last = int(np.searchsorted(self.ends, end, "left")) + 1
+        starts = np.append(0, self.ends)[first:last]
+        pieces = self.tokens[first:last]
+        if starts[0] < begin:
+            pieces = [pieces[0][begin - starts[0] :], *pieces[1:]]
+        surplus = int(self.ends[last - 1]) - end
+        if surplus:
+            pieces = [*pieces[:-1], pieces[-1][: len(pieces[-1]) - surplus]]
+        sentences = self.sentences[np.searchsorted(self.sentences, begin) : np.searchsorted(self.sentences, end)]
         # Where a long sentence is cut, what follows in the next block counts as a sentence of its own.
-        self._sentences.append(sentences if len(sentences) and sentences[0] == 0 else np.append(0, sentences))
+        sentences = np.unique(np.append(begin, sentences)) - begin
+        changes = np.flatnonzero(np.diff(self.labels[first:last], prepend=-1))
+        used, numbers = np.unique(self.labels[first:last][changes], return_inverse=True)
+        metadata = {
+            "continues": bool(starts[0] < begin),
+            "labels": [self.names[label] for label in used],
+            # Runs of documents alike are written once: metadata stays small beside the tokens.
+            "runs": np.column_stack([changes, numbers]).tolist(),
+        }
+        documents = np.maximum(starts - begin, 0)
+        return Block(
+            np.concatenate(pieces).astype(self.dtype, copy=False),
+            documents.astype("<u4"),
+            sentences.astype("<u4"),
+            metadata,
+        )
+
+    def documents_cut(self, borders: list[int]) -> int:
+        """How many documents lie in more than one block; `borders`: ends of the blocks."""
+        inner = np.setdiff1d(np.array(borders, np.int64), self.ends)
+        return len(np.unique(np.searchsorted(self.ends, inner, "right")))
 
 
-def assemble(
-    parts: Iterable[Path], folder: Path, target: Path, block_tokens: int, shard_blocks: int, dtype: np.dtype[Any]
-) -> tuple[dict[str, tuple[ShardInfo, ...]], dict[str, Any]]:
-    """Write the shards of every split.
+def cut_blocks(ends: np.ndarray, sentences: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:
+    """Cut the documents of a shard into blocks.
+
+    A block ends with the first document that fills it; where that would make it twice as long as `limit`, or longer, at
+    the first sentence start from `limit` on, or else after `limit` tokens.
 
     Args:
-        parts: files in the order of the input.
-        folder: of the shard set; shards that are whole there are kept.
-        target: folder that others are written to, most often the same.
-        block_tokens: tokens of a block.
-        shard_blocks: blocks of a shard.
-        dtype: of the tokens.
+        ends: int64 [D], one past each document's last token.
+        sentences: int64 [S], sentence starts.
+        limit: tokens of a block.
 
-    Returns:
-        The shards per split, and the counts summed over the parts.
+    Yields:
+        First and one past the last token of each block.
     """
-    sequences = [ShardSequence(folder, target, split, shard_blocks) for split in SPLITS]
-    packers = [Packer(block_tokens, sequence.add) for sequence in sequences]
-    counts: dict[str, Any] = {"read": 0, "bytes": 0, "unknown": 0, "dropped": {}, "sources": {}}
-    kept = [0] * len(SPLITS)
-    try:
-        for path in parts:
-            part = read_part(path)
-            _add_counts(counts, part.counts)
-            ends = np.append(part.documents[1:], len(part.tokens))
-            cuts = np.append(np.searchsorted(part.sentences, part.documents), len(part.sentences))
-            for number, (start, end) in enumerate(zip(part.documents, ends, strict=True)):
-                sentences = part.sentences[cuts[number] : cuts[number + 1]] - start
-                split = int(part.splits[number])
-                kept[split] += 1
-                tokens = part.tokens[start:end].astype(dtype, copy=False)
-                packers[split].add(tokens, sentences, part.label_names[part.labels[number]])
-        for packer, sequence in zip(packers, sequences, strict=True):
-            packer.flush()
-            sequence.finish()
-    except BaseException:
-        for sequence in sequences:
-            sequence.abandon()
-        raise
-    counts["kept"] = dict(zip(SPLITS, kept, strict=True))
-    counts["cut"] = sum(packer.cut_documents for packer in packers)
-    return {split: tuple(sequence.infos) for split, sequence in zip(SPLITS, sequences, strict=True)}, counts
+    begin, total = 0, int(ends[-1]) if len(ends) else 0
+    while begin < total:
+        full = begin + limit
+        end = total if full >= total else int(ends[np.searchsorted(ends, full)])
+        if end >= begin + 2 * limit:
+            at = int(np.searchsorted(sentences, full))
+            end = int(sentences[at]) if at < len(sentences) else end
+            end = end if end < begin + 2 * limit else full
+        yield begin, end
+        begin = end
 
 
-def _add_counts(total: dict[str, Any], more: dict[str, Any]) -> None:
-    for key in ("read", "bytes", "unknown"):
-        total[key] += more[key]
-    for reason, count in more["dropped"].items():
-        total["dropped"][reason] = total["dropped"].get(reason, 0) + count
-    for source, values in more["sources"].items():
-        old = total["sources"].get(source, [0] * len(values))
-        total["sources"][source] = [a + b for a, b in zip(old, values, strict=True)]
+def gather(config: PrepConfig, work: Path, shard: Shard) -> Cell:
+    """Read a cell's documents out of all parts and put them in order."""
+    tokens: list[np.ndarray] = []
+    keys: list[np.ndarray] = []
+    numbers: list[np.ndarray] = []
+    sentence_counts: list[np.ndarray] = []
+    sentences: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    names: dict[tuple[str, ...], int] = {}
+    for part, before in shard.parts:
+        found = _of_part(config, work / part.stem, shard, before)
+        if found is None:
+            continue
+        tokens += found.tokens
+        keys.append(found.keys)
+        numbers.append(found.numbers.astype(np.uint64) + np.uint64(part.first_document))
+        sentence_counts.append(found.sentence_counts)
+        sentences += found.sentences
+        mine = np.array([names.setdefault(tuple(name), len(names)) for name in found.names], np.int64)
+        labels.append(mine[found.labels])
+    if not tokens:
+        raise DataError(f"{work}: no document for {shard.name}; delete the folder and run the same command again")
+    order = np.lexsort((np.concatenate(numbers), np.concatenate(keys)))
+    rows = order.tolist()
+    ordered = [tokens[row] for row in rows]
+    ends = np.cumsum([len(document) for document in ordered], dtype=np.int64)
+    counts = np.concatenate(sentence_counts)[order].astype(np.int64)
+    starts = np.append(0, ends[:-1])
+    dtype = token_dtype(shard.vocab_size)
+    return Cell(
+        ordered,
+        ends,
+        np.concatenate([sentences[row] for row in rows]).astype(np.int64) + np.repeat(starts, counts),
+        np.concatenate(labels)[order],
+        [list(name) for name in names],
+        dtype,
+    )
+
+
+@dataclass
+class _Slice:
+    tokens: list[np.ndarray]
+    keys: np.ndarray
+    numbers: np.ndarray
+    sentence_counts: np.ndarray
+    sentences: list[np.ndarray]
+    labels: np.ndarray
+    names: list[list[str]]
+
+
+def cells_of_part(config: PrepConfig, work: Path, shard: Shard, part: PartId, before: int) -> set[int]:
+    """Cells of a shard's section that have documents in a part."""
+    with PartFile((work / part.stem).with_suffix(TOKENS)) as file:
+        found = _locate(config, work / part.stem, file, shard, before)
+    return set() if found is None else set(np.unique(found[1]).tolist())
+
+
+def _locate(
+    config: PrepConfig, path: Path, part: PartFile, shard: Shard, before: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Rows of a shard's section in a part, copies left out, int64, and the cell of each (ascending); None if none."""
+    first = 0
+    for group, split, count in part.facts["sections"]:
+        if (group, split) == (shard.group, shard.split):
+            break
+        first += count
+    else:
+        return None
+    rows = np.arange(first, first + count)
+    drops = dropped_numbers(path)
+    if len(drops):
+        rows = rows[~np.isin(part.slice("numbers", first, first + count), drops)]
+    if config.shuffle:
+        keys = part.slice("keys", first, first + count)[rows - first]
+        return rows, ((keys >> np.uint64(32)) * np.uint64(shard.cells) >> np.uint64(32)).astype(np.int64)
+    counts = part.slice("token_counts", first, first + count)[rows - first].astype(np.int64)
+    return rows, (before + np.cumsum(counts) - counts) * shard.cells // shard.tokens
+
+
+def _of_part(config: PrepConfig, path: Path, shard: Shard, before: int) -> _Slice | None:
+    """A cell's documents of one part, or None if it has none."""
+    with PartFile(path.with_suffix(TOKENS)) as part:
+        located = _locate(config, path, part, shard, before)
+        if located is None:
+            return None
+        rows, cells = located
+        low, high = np.searchsorted(cells, [shard.cell, shard.cell + 1]).tolist()
+        rows = rows[low:high]
+        if not len(rows):
+            return None
+        token_counts = part.array("token_counts").astype(np.int64)
+        sentence_counts = part.array("sentence_counts").astype(np.int64)
+        first, last = int(rows[0]), int(rows[-1]) + 1
+        return _Slice(
+            _ragged(part, "tokens", np.cumsum(token_counts), token_counts, rows),
+            part.slice("keys", first, last)[rows - first],
+            part.slice("numbers", first, last)[rows - first],
+            sentence_counts[rows],
+            _ragged(part, "sentences", np.cumsum(sentence_counts), sentence_counts, rows),
+            part.slice("labels", first, last)[rows - first],
+            part.facts["labels"],
+        )
+
+
+def _ragged(part: PartFile, name: str, ends: np.ndarray, counts: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
+    """Rows of a ragged array, read at once from the first to the last."""
+    begin = int(ends[rows[0]] - counts[rows[0]])
+    flat = part.slice(name, begin, int(ends[rows[-1]]))
+    stops = (ends[rows] - begin).tolist()
+    starts = (ends[rows] - counts[rows] - begin).tolist()
+    return [flat[start:stop] for start, stop in zip(starts, stops, strict=True)]

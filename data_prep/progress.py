@@ -15,11 +15,10 @@ SECONDS_BETWEEN_LINES = 10.0
 class Progress:
     """Counts bytes of text; estimates the whole from how much of the inputs has been read."""
 
-    def __init__(self, title: str, sources: Sequence[Source]) -> None:
-        """`sources`: what is being read; their `position` tells how far."""
+    def __init__(self, title: str, sources: Sequence[Source] = (), total: float | None = None) -> None:
+        """`sources`: what is being read; their `position` tells how far. `total`: bytes, where they are known."""
         self.bytes = 0
-        self._read = 0
-        self._title, self._sources = title, sources
+        self._title, self._sources, self._total = title, sources, total
         self._start = self._last = time.monotonic()
         self._bar: Any = None
         if sys.stderr.isatty():
@@ -27,16 +26,10 @@ class Progress:
 
             self._bar = tqdm(desc=title, unit="B", unit_scale=True, dynamic_ncols=True)
 
-    def read(self, count: int) -> None:
-        """Tell that `count` bytes of text were read (they may be done later)."""
-        self._read += count
-
     def done(self, count: int) -> None:
         """Tell that `count` bytes of text are done."""
         self.bytes += count
-        size = sum(source.size for source in self._sources)
-        share = sum(source.position for source in self._sources) / size if size else 0.0
-        total = max(self._read / share, self.bytes) if share > 0 else None
+        total = self._total or self._estimate()
         if self._bar is not None:
             self._bar.total = total
             self._bar.update(count)
@@ -45,6 +38,11 @@ class Progress:
             rate = self.bytes / self.seconds
             left = f" of about {total / 1e6:,.0f} MB, {(total - self.bytes) / rate:,.0f} s left" if total else " MB"
             print(f"{self._title}: {self.bytes / 1e6:,.1f}{left} ({rate / 1e6:.1f} MB/s)", file=sys.stderr, flush=True)
+
+    def _estimate(self) -> float | None:
+        size = sum(source.size for source in self._sources)
+        share = sum(source.position for source in self._sources) / size if size else 0.0
+        return self.bytes / share if share > 0 else None
 
     @property
     def seconds(self) -> float:

@@ -1,4 +1,4 @@
-"""Processes that turn units into part files."""
+"""Worker processes of one machine or one MPI rank."""
 
 from __future__ import annotations
 
@@ -9,46 +9,90 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, NamedTuple
 
-from data_prep.tokenizer import Encoder, load_encoder
-from data_prep.units import Unit, tokenize_unit, write_part
+from data_prep.work import Job, Worker
 from electra_ds.errors import UserError
 
 
-@dataclass(frozen=True)
-class Job:
-    """What every unit is done with."""
+class Task(NamedTuple):
+    """A call of one of `Worker`'s methods."""
 
-    tokenizer: Path
-    parts: Path
-    validation_fraction: float
-    seed: int
+    method: str
+    arguments: tuple[Any, ...]
 
 
-class _Worker:
-    """The encoder that a process keeps from unit to unit."""
+class Workers:
+    """Does tasks in some processes; with one, in this one. A context manager."""
 
-    def __init__(self, job: Job) -> None:
-        # The processes are the parallelism; more threads than cores only take turns.
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        self._job = job
-        self._encoder: Encoder = load_encoder(job.tokenizer)
+    def __init__(self, job: Job, count: int) -> None:
+        """`count`: processes."""
+        self._job, self._count = job, count
+        self._here: Worker | None = None
+        self._executor: ProcessPoolExecutor | None = None
 
-    def make(self, unit: Unit) -> int:
-        part = tokenize_unit(unit, self._encoder, self._job.validation_fraction, self._job.seed)
-        write_part(self._job.parts / unit.part_name, part)
-        return unit.bytes
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=kind is not None)
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Any]:
+        """Do tasks and yield their results in order; tasks are taken no further ahead than keeps the processes busy.
+
+        Raises:
+            UserError: what a worker raised, or a worker was killed.
+        """
+        if self._count == 1:
+            for task in tasks:
+                self._here = self._here or _new_worker(self._job)
+                yield getattr(self._here, task.method)(*task.arguments)
+            return
+        waiting: deque[Future[Any]] = deque()
+        for task in tasks:
+            waiting.append(self._submit(task))
+            while len(waiting) > self._count + 1:
+                yield _result(waiting.popleft())
+        while waiting:
+            yield _result(waiting.popleft())
+
+    def _submit(self, task: Task) -> Future[Any]:
+        if self._executor is None:
+            context = multiprocessing.get_context("spawn")
+            self._executor = ProcessPoolExecutor(self._count, context, _start, (self._job,))
+        try:
+            return self._executor.submit(_do, task)
+        except BrokenProcessPool as error:
+            raise _killed() from error
 
 
-_worker: _Worker | None = None
+def _result(future: Future[Any]) -> Any:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise _killed() from error
+
+
+def _killed() -> UserError:
+    return UserError(
+        "a worker process was killed, most often for want of memory; "
+        "run the same command with fewer --workers: what is done will be kept"
+    )
+
+
+_worker: Worker | None = None
+
+
+def _new_worker(job: Job) -> Worker:
+    # The processes are the parallelism; more threads than cores only take turns.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    return Worker(job)
 
 
 def _start(job: Job) -> None:
     global _worker
-    _worker = _Worker(job)
+    _worker = _new_worker(job)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -60,61 +104,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _make(unit: Unit) -> int:
+def _do(task: Task) -> Any:
     assert _worker is not None
-    return _worker.make(unit)
-
-
-def make_parts(units: Iterable[Unit], job: Job, workers: int) -> Iterator[tuple[Unit, bool]]:
-    """Make the part of every unit that has none; yield units as they are done, in order.
-
-    Args:
-        units: in order; taken no further ahead than keeps the processes busy.
-        job: what to do.
-        workers: processes; 1 works in this one.
-
-    Yields:
-        The unit, its documents left out, and whether its part had to be made.
-
-    Raises:
-        UserError: what a worker raised, or a worker was killed.
-    """
-    with ExitStack() as stack:
-        executor: ProcessPoolExecutor | None = None
-        here: _Worker | None = None
-        waiting: deque[tuple[Unit, Future[int] | None]] = deque()
-
-        def first_done() -> tuple[Unit, bool]:
-            unit, future = waiting.popleft()
-            if future is not None:
-                try:
-                    future.result()
-                except BrokenProcessPool as error:
-                    raise UserError(
-                        "a worker process was killed, most often for want of memory; "
-                        "run the same command with fewer --workers: what is done will be kept"
-                    ) from error
-            return unit, future is not None
-
-        try:
-            for unit in units:
-                light = Unit(unit.number, [], unit.bytes, unit.digest)
-                if (job.parts / unit.part_name).is_file():
-                    waiting.append((light, None))
-                elif workers == 1:
-                    here = here or _Worker(job)
-                    here.make(unit)
-                    yield light, True
-                else:
-                    if executor is None:
-                        context = multiprocessing.get_context("spawn")
-                        executor = stack.enter_context(ProcessPoolExecutor(workers, context, _start, (job,)))
-                    waiting.append((light, executor.submit(_make, unit)))
-                while waiting and (workers == 1 or len(waiting) > 2 * workers):
-                    yield first_done()
-            while waiting:
-                yield first_done()
-        except BaseException:
-            if executor is not None:
-                executor.shutdown(wait=True, cancel_futures=True)
-            raise
+    return getattr(_worker, task.method)(*task.arguments)

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.progress import say
 from electra_ds.data.format import MANIFEST_NAME, Manifest, read_manifest
 from electra_ds.data.format.manifest import tokenizer_fingerprint
 from electra_ds.errors import DataError, UserError
-from electra_ds.files import fsync_folder, sha256_of, write_json
+from electra_ds.files import TEMPORARY_SUFFIX, fsync_folder, sha256_of, write_json
 
 WORK_FOLDER = ".prep"
 STATE_NAME = "state.json"
@@ -71,12 +72,13 @@ class Workspace:
 
 
 @contextmanager
-def claim(output: Path, identity: dict[str, Any]) -> Iterator[Workspace]:
+def claim(output: Path, identity: dict[str, Any], versions: list[str]) -> Iterator[Workspace]:
     """Take the output folder for one preparation.
 
     Args:
         output: the folder; it is made if it is not there.
         identity: ``config`` and ``inputs``: what decides the bytes.
+        versions: of the inputs; where one is not what it was, what was begun from it is begun anew.
 
     Raises:
         UserError: the folder holds something else, another preparation, or is in use.
@@ -94,8 +96,12 @@ def claim(output: Path, identity: dict[str, Any]) -> Iterator[Workspace]:
     lock = open(work / "lock", "w")  # noqa: SIM115 (held as long as the workspace)
     try:
         _lock(lock, output)
+        state = {**identity, "versions": versions}
+        if (work / STATE_NAME).exists() and _read_state(work) != state:
+            say(f"an input of {output} was written anew since this preparation was begun: it begins anew, too")
+            _begin_anew(output, manifest)
         if not (work / STATE_NAME).exists():
-            write_json(work / STATE_NAME, identity)
+            write_json(work / STATE_NAME, state)
         yield Workspace(output, manifest, missing)
         shutil.rmtree(work)
     except BaseException:
@@ -117,10 +123,10 @@ def _lock(lock: Any, output: Path) -> None:
 def _tidy(output: Path, made: bool) -> None:
     """After an error, remove the work folder if there is nothing in it that a rerun could use."""
     work = output / WORK_FOLDER
-    if any(work.glob("part-*.npz")) or (output / "tokenizer").exists():
+    if any(work.glob("parts/*/*")) or (output / "tokenizer").exists():
         return
     with suppress(OSError):
-        if set(os.listdir(work)) <= {"lock", STATE_NAME, "tokenizer"}:
+        if set(os.listdir(work)) <= {"lock", STATE_NAME, "tokenizer", "parts"}:
             shutil.rmtree(work)
         if made:
             output.rmdir()
@@ -143,10 +149,7 @@ def _check_unfinished(output: Path, identity: dict[str, Any]) -> None:
     names = sorted(os.listdir(output))
     work = output / WORK_FOLDER
     if (work / STATE_NAME).exists():
-        try:
-            there = json.loads((work / STATE_NAME).read_text("utf-8"))
-        except ValueError as error:
-            raise DataError(f"{work / STATE_NAME}: damaged ({error}); delete {output} and run again") from error
+        there = {key: value for key, value in _read_state(work).items() if key != "versions"}
         if there != identity:
             raise UserError(
                 f"output: {output} holds a preparation that was begun otherwise ({_difference(there, identity)}); "
@@ -161,6 +164,28 @@ def _check_unfinished(output: Path, identity: dict[str, Any]) -> None:
             f"output: {output} is not empty and holds no {MANIFEST_NAME} ({shown}); nothing was changed. "
             "Name a folder that is new or empty"
         )
+
+
+def _read_state(work: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = json.loads((work / STATE_NAME).read_text("utf-8"))
+        return state
+    except ValueError as error:
+        raise DataError(f"{work / STATE_NAME}: damaged ({error}); delete {work.parent} and run again") from error
+
+
+def _begin_anew(output: Path, manifest: Manifest | None) -> None:
+    """Remove what was made from inputs that are no longer there; a finished set keeps what it has."""
+    work = output / WORK_FOLDER
+    for path in list(work.iterdir()):
+        if path.name != "lock":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if manifest is None:
+        for path in list(output.iterdir()):
+            if path.name == "tokenizer":
+                shutil.rmtree(path)
+            elif path.suffix in (".tar", ".idx", TEMPORARY_SUFFIX):
+                path.unlink()
 
 
 def _missing(output: Path, manifest: Manifest) -> Iterator[str]:

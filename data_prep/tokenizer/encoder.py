@@ -1,19 +1,25 @@
 """Documents to token ids and sentence starts, without `transformers`.
 
-Shape legend: T tokens, S sentences, V vocabulary.
+A vocabulary whose pieces never cross white space gives a word the same ids wherever it stands. So most words are looked
+up, and only those not seen before go through the tokenizer's library: several times faster, and the same ids.
+
+Shape legend: D documents, T tokens, S sentences, W words, N bytes, V vocabulary.
 """
 
 from __future__ import annotations
 
 import json
 import unicodedata
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from data_prep.sentences import full_width_tables, sentence_spans
+from data_prep.sentences import full_width_tables, plain_spaces, sentence_starts, space_mask
 from data_prep.tokenizer.special import SPECIAL_TOKENS
 from electra_ds.data.format import token_dtype
 from electra_ds.errors import DataError, UserError
@@ -21,24 +27,73 @@ from electra_ds.errors import DataError, UserError
 MODEL_FILE = "tokenizer.model"
 """A SentencePiece model that lies beside the Hugging Face files."""
 
-_BATCH = 512
-"""Sentences per call: an encoding takes much more memory than its ids."""
+_BATCH = 4096
+"""Words per call of a library: an encoding takes much more memory than its ids."""
+_KNOWN_WORDS, _KNOWN_TOKENS = 400_000, 4_000_000
+"""Words and ids kept at most, about 60 MB; beyond that all are forgotten and learned anew."""
+_LONGEST_KNOWN = 64
+"""Bytes of a word that is kept."""
 
 
-class Encoder(Protocol):
+@dataclass(frozen=True)
+class Encoded:
+    """Documents as ids, without special tokens.
+
+    Attributes:
+        tokens: [T] in the dtype of the vocabulary. token_counts: [D] uint32, 0 for a text without a token.
+        sentences: [S] uint32, first token of each sentence, counted from the beginning of its document, strictly
+            increasing from 0. sentence_counts: [D] uint32.
+    """
+
+    tokens: np.ndarray
+    token_counts: np.ndarray
+    sentences: np.ndarray
+    sentence_counts: np.ndarray
+
+
+class Encoder(ABC):
     """A tokenizer for whole documents."""
 
     vocab_size: int
     special_ids: dict[str, int]
     """``pad_id``, ``unk_id``, ``cls_id``, ``sep_id`` and ``mask_id``."""
+    dtype: np.dtype[Any]
+    vocabulary: list[str]
+    """[V] tokens in the order of their ids."""
 
-    def encode(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Tokenize documents, without adding special tokens and without recognising them in the text.
+    @abstractmethod
+    def encode(self, texts: Sequence[bytes]) -> Encoded:
+        """Tokenize documents (UTF-8), without recognising special tokens in the text."""
 
-        Returns:
-            Per document: tokens [T] in the dtype of the vocabulary, and sentence starts [S] uint32, strictly
-            increasing from 0. Both are empty for a text without a token.
+    def _finish(self, tokens: np.ndarray, ends: np.ndarray, starts: np.ndarray) -> Encoded:
+        """Add the sentence starts that only the tokens show (no white space after a Chinese full stop).
+
+        Args:
+            tokens: [T].
+            ends: int64 [D], one past the last token of each document.
+            starts: int64, sentence starts in tokens, ascending; perhaps repeated, or at the end of a document.
         """
+        tables, before, after = self._tables, tokens[:-1], tokens[1:]
+        if tables is not None:
+            full_width = tables.ends[before] & ~tables.closes[after]
+            half_width = tables.half_width_ends[before] & tables.ideographic[after]
+            starts = np.concatenate([starts, np.flatnonzero(full_width | half_width) + 1])
+        counts = np.diff(ends, prepend=0)
+        begins = (ends - counts)[counts > 0]
+        starts = np.unique(np.concatenate([starts[starts < len(tokens)], begins]))
+        owner = np.searchsorted(ends, starts, "right")
+        return Encoded(
+            tokens,
+            counts.astype(np.uint32),
+            (starts - (ends - counts)[owner]).astype(np.uint32),
+            np.bincount(owner, minlength=len(ends)).astype(np.uint32),
+        )
+
+    def _set_vocabulary(self, vocabulary: list[str]) -> None:
+        self.vocabulary, self.vocab_size = vocabulary, len(vocabulary)
+        self.dtype = token_dtype(self.vocab_size)
+        tables = full_width_tables(vocabulary)
+        self._tables = tables if tables.ends.any() or tables.ideographic.any() else None
 
 
 def load_encoder(folder: Path) -> Encoder:
@@ -53,7 +108,7 @@ def load_encoder(folder: Path) -> Encoder:
         if (folder / MODEL_FILE).is_file() and settings.get("exported_by") == "electra_ds":
             return SentencePieceEncoder(folder)
         if (config.get("pre_tokenizer") or {}).get("type") == "BertPreTokenizer":
-            return SentenceEncoder(folder)
+            return BertEncoder(folder)
         return OffsetEncoder(folder)
     except UserError:
         raise
@@ -63,22 +118,99 @@ def load_encoder(folder: Path) -> Encoder:
         ) from error
 
 
-class _FullWidth:
-    """Adds the sentence starts that only the tokens show (no white space after a Chinese full stop)."""
+class _Numbering(dict[bytes, int]):
+    """Numbers words in the order in which they are first asked for."""
 
-    def __init__(self, vocabulary: list[str]) -> None:
-        self._tables = full_width_tables(vocabulary)
+    def __init__(self) -> None:
+        super().__init__()
+        self.fresh: list[bytes] = []
+        self.count = 0
 
-    def merge(self, tokens: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        tables, before, after = self._tables, tokens[:-1], tokens[1:]
-        full_width = tables.ends[before] & ~tables.closes[after]
-        half_width = tables.half_width_ends[before] & tables.ideographic[after]
-        found = np.flatnonzero(full_width | half_width) + 1
-        return np.union1d(starts, found).astype(np.uint32) if len(found) else starts.astype(np.uint32)
+    def __missing__(self, word: bytes) -> int:
+        number = self.count
+        self[word] = number
+        self.count += 1
+        self.fresh.append(word)
+        return number
 
 
-class _HuggingFaceEncoder:
-    """What the two encoders on a tokenizer.json share."""
+class WordEncoder(Encoder):
+    """For vocabularies whose pieces never cross white space: looks up words, one after another."""
+
+    _other_spaces: bytes
+    """Table for `bytes.translate`: what the library deletes, or takes for a space, though `SEPARATORS` lacks it."""
+
+    def _forget(self) -> None:
+        self._numbers = _Numbering()
+        self._ids = np.zeros(0, self.dtype)
+        self._ends = np.zeros(0, np.int64)
+
+    @abstractmethod
+    def _encode_words(self, words: list[bytes]) -> list[list[int]]:
+        """Ids of words, by the library."""
+
+    def encode(self, texts: Sequence[bytes]) -> Encoded:
+        """Tokenize documents (see `Encoder`)."""
+        parts = [plain_spaces(text) for text in texts]
+        # White space alone lies between two documents, so no word and no sentence spans them.
+        text = b"\n".join(parts).translate(self._other_spaces)
+        data = np.frombuffer(text, np.uint8)
+        spaces = space_mask(data)
+        begins = np.flatnonzero(spaces[:-1] & ~spaces[1:]) + 1
+        if len(data) and not spaces[0]:
+            begins = np.append(0, begins)
+        # Left are the four separators: split() cuts at each of them.
+        tokens, word_ends = self._look_up(text.split())
+        assert len(word_ends) == len(begins)
+        before = np.append(0, word_ends)
+        document_ends = np.cumsum([len(part) + 1 for part in parts], dtype=np.int64)
+        ends = before[np.searchsorted(begins, document_ends)]
+        starts = before[np.searchsorted(begins, sentence_starts(data, spaces))]
+        return self._finish(tokens, ends, starts)
+
+    def _look_up(self, words: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of consecutive words, and one past the last token of each, int64 [W]."""
+        numbers = np.fromiter(map(self._numbers.__getitem__, words), np.int64, len(words))
+        self._learn()
+        stops = self._ends[numbers]
+        counts = stops - np.where(numbers > 0, self._ends[numbers - 1], 0)
+        ends = np.cumsum(counts)
+        # From a word's first token on its ids follow each other: one step of 1 a token, a jump at each word.
+        present = np.flatnonzero(counts)
+        position = np.ones(int(ends[-1]) if len(ends) else 0, np.int64)
+        if len(present):
+            first = (stops - counts)[present]
+            position[(ends - counts)[present]] = _jumps(first, counts[present])
+        tokens = self._ids[np.cumsum(position)]
+        if self._numbers.count > _KNOWN_WORDS or len(self._ids) > _KNOWN_TOKENS:
+            self._forget()
+        return tokens, ends
+
+    def _learn(self) -> None:
+        fresh, self._numbers.fresh = self._numbers.fresh, []
+        ids: list[np.ndarray] = [self._ids]
+        counts: list[int] = []
+        for start in range(0, len(fresh), _BATCH):
+            found = self._encode_words(fresh[start : start + _BATCH])
+            ids.append(np.fromiter(chain.from_iterable(found), self.dtype))
+            counts += map(len, found)
+        if fresh:
+            first = int(self._ends[-1]) if len(self._ends) else 0
+            self._ids = np.concatenate(ids)
+            self._ends = np.concatenate([self._ends, first + np.cumsum(counts, dtype=np.int64)])
+        for word in fresh:
+            if len(word) > _LONGEST_KNOWN:
+                del self._numbers[word]
+
+
+def _jumps(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """What to add at each word's first token, so that the running sum (1 a token) gives places in the known ids."""
+    last = first + counts - 1
+    return first - np.append(0, last[:-1])
+
+
+class _HuggingFaceEncoder(Encoder):
+    """What the encoders on a tokenizer.json share."""
 
     def __init__(self, folder: Path) -> None:
         from tokenizers import Tokenizer
@@ -88,51 +220,35 @@ class _HuggingFaceEncoder:
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self.vocab_size = max(self._tokenizer.get_vocab().values()) + 1
         self.special_ids = special_ids_of(folder, self._tokenizer.token_to_id)
-        self._dtype = token_dtype(self.vocab_size)
-        vocabulary = [""] * self.vocab_size
+        vocabulary = [""] * (max(self._tokenizer.get_vocab().values()) + 1)
         for token, id_ in self._tokenizer.get_vocab().items():
             vocabulary[id_] = token
-        self._full_width = _FullWidth(vocabulary)
+        self._set_vocabulary(vocabulary)
 
 
-class SentenceEncoder(_HuggingFaceEncoder):
-    """For tokenizers that never join characters across white space (BERT's): encodes sentence by sentence."""
+class BertEncoder(_HuggingFaceEncoder, WordEncoder):
+    """For BERT's tokenizers."""
 
-    def encode(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Tokenize documents (see `Encoder`)."""
-        pieces = [[text[start:end] for start, end in sentence_spans(text)] for text in texts]
-        flat = list(chain.from_iterable(pieces))
-        ids: list[list[int]] = []
-        for start in range(0, len(flat), _BATCH):
-            batch = self._tokenizer.encode_batch_fast(flat[start : start + _BATCH], add_special_tokens=False)
-            ids += [encoding.ids for encoding in batch]
-        return _by_document(pieces, ids, self._dtype, self._full_width)
+    # BERT removes control characters; those that split() would take for a space become another one of them.
+    _other_spaces = bytes.maketrans(b"\x0b\x0c", b"\x01\x01")
 
+    def __init__(self, folder: Path) -> None:
+        """`folder`: holds tokenizer.json."""
+        super().__init__(folder)
+        self._forget()
 
-class OffsetEncoder(_HuggingFaceEncoder):
-    """For any other tokenizer: encodes whole documents and finds sentence starts by character offsets (slower)."""
-
-    def encode(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Tokenize documents (see `Encoder`)."""
-        result = []
-        for text in texts:
-            encoding = self._tokenizer.encode(text, add_special_tokens=False)
-            tokens = np.array(encoding.ids, self._dtype)
-            if not len(tokens):
-                result.append((tokens, np.zeros(0, np.uint32)))
-                continue
-            ends = np.array([end for _, end in encoding.offsets], np.int64)
-            # A sentence begins with the first token past the sentence before it: a token may hold the space between.
-            cuts = [end for _, end in sentence_spans(text)][:-1]
-            starts = np.unique(np.append(np.searchsorted(ends, cuts, side="right"), 0))
-            result.append((tokens, self._full_width.merge(tokens, starts[starts < len(tokens)])))
-        return result
+    def _encode_words(self, words: list[bytes]) -> list[list[int]]:
+        texts = [word.decode() for word in words]
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
 
-class SentencePieceEncoder:
-    """For the SentencePiece models that this package exports: sentence by sentence with the library itself."""
+class SentencePieceEncoder(WordEncoder):
+    """For the SentencePiece models that this package exports, with the library itself."""
+
+    # SentencePiece's rules take a form feed for a space and delete a vertical tab.
+    _other_spaces = bytes.maketrans(b"\x0b\x0c", b"\x01 ")
 
     def __init__(self, folder: Path) -> None:
         """`folder`: holds `MODEL_FILE`."""
@@ -141,21 +257,52 @@ class SentencePieceEncoder:
         self._model = SentencePieceProcessor(model_file=str(folder / MODEL_FILE))
         settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
         self._form = settings["unicode_form"]
-        self.vocab_size = len(json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]["vocab"])
+        size = len(json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]["vocab"])
         pieces = [self._model.id_to_piece(id_) for id_ in range(self._model.vocab_size())]
         self.special_ids = special_ids_of(folder, {piece: id_ for id_, piece in enumerate(pieces)}.get)
-        self._dtype = token_dtype(self.vocab_size)
-        self._full_width = _FullWidth(pieces)
+        self._set_vocabulary(pieces + [""] * (size - len(pieces)))
+        self._forget()
 
-    def encode(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _encode_words(self, words: list[bytes]) -> list[list[int]]:
+        texts = [unicodedata.normalize(self._form, word.decode()) for word in words]
+        ids: list[list[int]] = self._model.encode(texts, num_threads=1)
+        return ids
+
+
+class OffsetEncoder(_HuggingFaceEncoder):
+    """For any other tokenizer: encodes whole documents and finds sentence starts by character offsets (slower)."""
+
+    def encode(self, texts: Sequence[bytes]) -> Encoded:
         """Tokenize documents (see `Encoder`)."""
-        pieces = [[text[start:end] for start, end in sentence_spans(text)] for text in texts]
-        flat = list(chain.from_iterable(pieces))
-        ids: list[list[int]] = []
-        for start in range(0, len(flat), _BATCH):
-            batch = [unicodedata.normalize(self._form, piece) for piece in flat[start : start + _BATCH]]
-            ids += self._model.encode(batch, num_threads=1)
-        return _by_document(pieces, ids, self._dtype, self._full_width)
+        tokens, counts, sentences, position = [], [], [], 0
+        for text in texts:
+            encoding = self._tokenizer.encode(text.decode(), add_special_tokens=False)
+            tokens.append(np.array(encoding.ids, self.dtype))
+            ends = np.array([end for _, end in encoding.offsets], np.int64)
+            # A sentence begins with the first token past what stands before it: a token may hold the space between.
+            cuts = _character_positions(text)
+            sentences.append(np.searchsorted(ends, cuts, side="right") + position)
+            counts.append(len(ends))
+            position += len(ends)
+        flat = np.concatenate(tokens) if tokens else np.zeros(0, self.dtype)
+        starts = np.concatenate(sentences) if sentences else np.zeros(0, np.int64)
+        return self._finish(flat, np.cumsum(counts, dtype=np.int64), np.sort(starts))
+
+
+def _character_positions(text: bytes) -> np.ndarray:
+    """Where the white space before each sentence begins, counted in characters, int64."""
+    # Another length would shift the offsets: wide spaces are left to the tokenizer here.
+    data = np.frombuffer(text, np.uint8)
+    spaces = space_mask(data)
+    starts = sentence_starts(data, spaces)
+    words_end = np.flatnonzero(~spaces[:-1] & spaces[1:]) + 1
+    before = np.searchsorted(words_end, starts, "right") - 1
+    cuts = np.where(before >= 0, words_end[np.maximum(before, 0)] if len(words_end) else 0, 0)
+    return (
+        cuts
+        if len(text) == 0 or text.isascii()
+        else np.cumsum((data & 0xC0) != 0x80)[np.maximum(cuts - 1, 0)] * (cuts > 0)
+    )
 
 
 def special_ids_of(folder: Path, find: Any) -> dict[str, int]:
@@ -187,18 +334,3 @@ def missing_special(name: str, role: str, token: str | None) -> str:
         f"tokenizer.path: {name} has no {role} token ({found}); ELECTRA needs cls, sep, mask, pad and unk. "
         f"Add it with tokenizer.add_special_tokens({{'{role}_token': ...}}) and save it, or train one"
     )
-
-
-def _by_document(
-    pieces: list[list[str]], ids: list[list[int]], dtype: Any, full_width: _FullWidth
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Join the ids of each document's sentences; a sentence without a token leaves no start."""
-    result, position = [], 0
-    for sentences in pieces:
-        mine = [found for found in ids[position : position + len(sentences)] if found]
-        position += len(sentences)
-        lengths = np.array([len(found) for found in mine], np.int64)
-        tokens = np.fromiter(chain.from_iterable(mine), dtype, int(lengths.sum()))
-        starts = np.cumsum(lengths) - lengths
-        result.append((tokens, full_width.merge(tokens, starts)))
-    return result
