@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,10 @@ class RunState:
     elapsed_seconds: float
     """Training time over all lives of the run."""
     versions: dict[str, str]
+    rows_skipped: int = 0
+    """Of the rows consumed, those of blocks that could not be read (data.on_corrupt=skip)."""
+    mixture: dict[str, float] = field(default_factory=dict)
+    """Corpus: its share of the rows; empty if all blocks are one pool."""
 
 
 def checkpoint_name(step: int) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from electra_ds.data.rows import SHORTEST_ROW
 
@@ -21,14 +22,26 @@ class DataConfig:
     """With pairs: one segment in this many stays a single text (count; the original's 10%)."""
     short_segment_every: int = 20
     """With pairs: in one row of this many, a segment is cut at a random length from 5 tokens on (the original's 5%)."""
+    mixing: Literal["natural", "weights", "temperature"] = "natural"
+    """natural: all blocks are one pool; weights: rows by `weights`; temperature: by tokens^(1 / temperature)."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """mixing=weights: corpus: its share of the rows, in any unit; 0 leaves it out. Empty takes the shard set's own."""
+    temperature: float = 1.0
+    """mixing=temperature: 1 mixes by size, above it small corpora gain (5 is usual for languages); no unit."""
     streams: int = 64
     """Canonical streams the order is spread over (count): ranks that divide it read each byte about once."""
     shuffle_tokens: int = 524_288
     """Rows are permuted within windows of this many tokens of a stream; bounds the memory of the shuffle."""
     cache_bytes: int = 1_073_741_824
-    """Packed blocks a rank keeps in memory (bytes)."""
+    """Packed blocks a rank keeps in memory (bytes); a run that needs more says so when it starts."""
     prefetch: int = 2
-    """Global batches prepared ahead by a background thread (count)."""
+    """Global batches prepared ahead in the background (count)."""
+    prefetch_process: bool = True
+    """Read and pack in a process of its own beside each rank; false: in a thread of the rank."""
+    on_corrupt: Literal["stop", "skip"] = "stop"
+    """A block that is missing or altered: stop, or skip its rows (they become padding, counted as rows_skipped)."""
+    corrupt_share: float = 0.001
+    """on_corrupt=skip: stop once more than this share of the rows consumed was skipped; one block is always allowed."""
     audit: bool = False
     """Write the ids of the rows each rank consumed, step by step, next to the metrics."""
 
@@ -38,6 +51,16 @@ class DataConfig:
         for name in ("single_segment_every", "short_segment_every"):
             if getattr(self, name) < 2:
                 raise ValueError(f"data.{name}={getattr(self, name)}: must be at least 2 (or set data.pairs to false)")
+        if self.temperature <= 0:
+            raise ValueError(f"data.temperature={self.temperature:g}: must be above 0")
+        if any(not 0 <= weight < float("inf") for weight in self.weights.values()):
+            raise ValueError(f"data.weights={self.weights}: must be numbers of at least 0")
+        if self.weights and not any(self.weights.values()):
+            raise ValueError(f"data.weights={self.weights}: at least one must be above 0")
+        if self.weights and self.mixing != "weights":
+            raise ValueError(f"data.weights is set, but data.mixing={self.mixing}: set data.mixing to weights")
+        if not 0 <= self.corrupt_share <= 1:
+            raise ValueError(f"data.corrupt_share={self.corrupt_share:g}: must lie in [0, 1]")
         for name in ("streams", "shuffle_tokens", "cache_bytes", "prefetch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name}={getattr(self, name)}: must be at least 1")

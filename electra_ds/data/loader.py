@@ -1,114 +1,193 @@
-"""Batches of rows, in the canonical order, for one rank.
+"""Rows of a split, by position in the canonical order.
 
-Shape legend: R rows of this rank in one global batch, L tokens of a row.
+Shape legend: R rows asked for, L tokens of a row, M blocks.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
-import time
+import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from electra_ds.data.config import DataConfig
 from electra_ds.data.mixing import hash_words
-from electra_ds.data.order import Located, RowOrder
-from electra_ds.data.rows import PackedRows, Packing, pack_block
+from electra_ds.data.mixture import order_of
+from electra_ds.data.order import Located
+from electra_ds.data.rows import Packing, pack_block, row_dtype
 from electra_ds.data.shards import ShardSet
-from electra_ds.errors import UserError
+from electra_ds.errors import DataError, UserError
 
-Item = TypeVar("Item")
+COUNTERS = ("bytes_read", "reads", "blocks_packed")
+"""What a loader counts: bytes of shards read, in how many reads, and blocks packed into rows."""
 _LAYOUT, _SPLIT = 21, 22
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What one rank consumes of one global batch.
+    """Some rows, in compact dtypes.
 
     Attributes:
-        ids, segments, positions, token_types: int64 [R, L], see `PackedRows`.
+        records: [R] of `row_dtype`: ids, segments, positions and token types of each row.
         row_ids: int64 [R], number of each row in the shard set. epochs: int64 [R].
+        skipped: bool [R], rows of blocks that cannot be read; they hold nothing but padding.
     """
 
-    ids: np.ndarray
-    segments: np.ndarray
-    positions: np.ndarray
-    token_types: np.ndarray
+    records: np.ndarray
     row_ids: np.ndarray
     epochs: np.ndarray
+    skipped: np.ndarray
+
+    @property
+    def ids(self) -> np.ndarray:
+        """[R, L] the shards' dtype, padding included."""
+        return self.records["ids"]
+
+    @property
+    def segments(self) -> np.ndarray:
+        """[R, L] uint16, 1, 2, ... within a row, 0 at padding."""
+        return self.records["segments"]
+
+    @property
+    def positions(self) -> np.ndarray:
+        """[R, L] uint16, restarting in each segment."""
+        return self.records["positions"]
+
+    @property
+    def token_types(self) -> np.ndarray:
+        """[R, L] uint8, 1 in the second text of a pair."""
+        return self.records["token_types"]
+
+
+@dataclass
+class _CachedBlock:
+    records: np.ndarray
+    left: int
+    """Rows of it that were not asked for yet, as far as this process knows."""
 
 
 class RowSource:
     """Rows of one split at one row length, by position in the order.
 
-    Holds no state but a cache: what stands at a position depends on nothing but the arguments of `__init__`.
+    What stands at a position depends on nothing but the arguments of `__init__`; the object itself holds a cache of
+    packed blocks, a list of blocks that cannot be read, and counts. A block leaves the cache when its last row of the
+    epoch was given out, so an epoch that is read in order packs each block once, in the memory that `live_bytes` tells.
     """
 
     def __init__(self, shards: ShardSet, config: DataConfig, length: int, seed: int) -> None:
-        """Args: shards: the split. config: packing and order. length: L, tokens. seed: of the run."""
+        """Args: shards: the split. config: packing and order. length: L, tokens. seed: of the run.
+
+        Raises:
+            UserError: weights that do not fit the corpora.
+        """
         self.shards, self.config, self.length = shards, config, length
         self.packing = Packing(length, config.pairs, config.single_segment_every, config.short_segment_every)
-        fingerprint = int(shards.manifest.fingerprint[:16], 16)
-        self.block_keys = hash_words(_LAYOUT, fingerprint, length, np.arange(len(shards)))
-        rows = self.packing.rows(shards.records["tokens"], shards.records["documents"], self.block_keys)
+        manifest = shards.manifest
+        self.block_keys = hash_words(_LAYOUT, int(manifest.fingerprint[:16], 16), length, np.arange(len(shards)))
+        self.rows = self.packing.rows(shards.records["tokens"], shards.records["documents"], self.block_keys)
+        self.first_row_id = np.cumsum(self.rows) - self.rows
+        self.order = order_of(manifest, shards.split, self.rows, config, length, seed)
+        self.bad_blocks: dict[int, str] = {}
+        """Blocks that could not be read, with on_corrupt=skip, and why."""
+        self.blocks_packed = 0
         self._seed = seed
-        self.order = RowOrder(
-            rows, seed, shards.manifest.fingerprint, length, config.streams, max(1, config.shuffle_tokens // length)
-        )
-        self._cache: OrderedDict[tuple[int, int], PackedRows] = OrderedDict()
+        self._dtype = row_dtype(length, np.dtype(manifest.dtype).newbyteorder("<"))
+        self._padding = np.zeros((), self._dtype)
+        self._padding["ids"] = manifest.tokenizer.pad_id
+        self._cache: OrderedDict[tuple[int, int], _CachedBlock] = OrderedDict()
         self._cached_bytes = 0
 
     @property
     def total(self) -> int:
-        """Rows of one epoch."""
+        """Rows of one pass over everything that is used."""
         return self.order.total
 
+    def __len__(self) -> int:
+        """Rows of the split, whether they are used or not."""
+        return int(self.rows.sum())
+
     def at(self, positions: np.ndarray) -> Rows:
-        """Rows at positions of the run, int64 [R]."""
-        return self._collect(self.order.locate(positions))
+        """Rows at positions of the run, int64 [R].
+
+        Raises:
+            DataError: a block cannot be read, with on_corrupt=stop.
+        """
+        return self.collect(self.order.locate(positions))
 
     def unshuffled(self, rows: np.ndarray) -> Rows:
         """Rows by their number in the shard set, int64 [R], as in epoch 0; for validation."""
-        block = np.searchsorted(self.order.first_row_id, rows, "right") - 1
-        return self._collect(Located(np.zeros_like(rows), block, rows - self.order.first_row_id[block], rows))
+        block = np.searchsorted(self.first_row_id, rows, "right") - 1
+        return self.collect(Located(np.zeros_like(rows), block, rows - self.first_row_id[block], rows), once=False)
 
-    def _collect(self, located: Located) -> Rows:
-        shape = (len(located.row), self.length)
-        out = [np.empty(shape, np.int64) for _ in range(4)]
-        for epoch, block in sorted(set(zip(located.epoch.tolist(), located.block.tolist(), strict=True))):
-            here = (located.epoch == epoch) & (located.block == block)
-            packed, rows = self._packed(epoch, block), located.row[here]
-            for target, source in zip(
-                out, (packed.ids, packed.segments, packed.positions, packed.token_types), strict=True
-            ):
-                target[here] = source[rows]
-        ids, segments, positions, token_types = out
-        return Rows(ids, segments, positions, token_types, row_ids=located.row_id, epochs=located.epoch)
+    def collect(self, located: Located, once: bool = True) -> Rows:
+        """Rows that were located before; `once`: none of them will be asked for again in its epoch."""
+        records = np.empty(len(located.row), self._dtype)
+        skipped = np.zeros(len(records), bool)
+        order = np.lexsort((located.block, located.epoch))
+        epochs, blocks, rows = located.epoch[order], located.block[order], located.row[order]
+        changes = np.flatnonzero((np.diff(epochs, prepend=-1) != 0) | (np.diff(blocks, prepend=-1) != 0))
+        for begin, end in zip(changes.tolist(), [*changes[1:].tolist(), len(order)], strict=True):
+            where, key = order[begin:end], (int(epochs[begin]), int(blocks[begin]))
+            cached = self._packed(*key)
+            if cached is None:
+                records[where], skipped[where] = self._padding, True
+                continue
+            records[where] = cached.records[rows[begin:end]]
+            cached.left -= end - begin if once else 0
+            if cached.left <= 0:
+                self._forget(key)
+        return Rows(records, located.row_id, located.epoch, skipped)
 
-    def _packed(self, epoch: int, block: int) -> PackedRows:
-        if (epoch, block) in self._cache:
-            self._cache.move_to_end((epoch, block))
-            return self._cache[epoch, block]
+    def will_need(self, located: Located) -> None:
+        """Let the shard set fetch ahead what these rows will read, in the order in which they come."""
+        keys, first = np.unique(np.stack([located.epoch, located.block]), axis=1, return_index=True)
+        new = [int(block) for epoch, block in keys.T[np.argsort(first)] if (int(epoch), int(block)) not in self._cache]
+        self.shards.will_need(block for block in dict.fromkeys(new) if block not in self.bad_blocks)
+
+    def live_bytes(self, world_size: int) -> int:
+        """Memory of the blocks that one of `world_size` ranks works on at once (bytes, an upper estimate)."""
+        streams = self.config.streams // np.gcd(self.config.streams, world_size)
+        open_blocks = self.order.open_blocks() * min(1.0, streams / self.config.streams)
+        return int(open_blocks * (self.rows.mean() if len(self.rows) else 0) * self._dtype.itemsize)
+
+    def _packed(self, epoch: int, block: int) -> _CachedBlock | None:
+        """Packed rows of a block, or None if it cannot be read and is to be skipped."""
+        key = (epoch, block)
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        if block in self.bad_blocks:
+            return None
+        try:
+            text = self.shards.read(block)
+        except (DataError, OSError) as error:
+            if self.config.on_corrupt == "stop":
+                raise
+            self.bad_blocks[block] = str(error)
+            print(f"skipped, {self.rows[block]} rows of {self.length} tokens: {error}", file=sys.stderr, flush=True)
+            return None
         special = self.shards.manifest.tokenizer
+        split_key = int(hash_words(_SPLIT, self._seed, epoch, int(self.block_keys[block]))[0])
         packed = pack_block(
-            self.shards.read(block),
+            text,
             self.packing,
             int(self.block_keys[block]),
-            int(hash_words(_SPLIT, self._seed, epoch, int(self.block_keys[block]))[0]),
+            split_key,
             special.cls_id,
             special.sep_id,
             special.pad_id,
         )
-        self._cache[epoch, block] = packed
-        self._cached_bytes += packed.nbytes
+        self.blocks_packed += 1
+        self._cache[key] = _CachedBlock(packed.records, len(packed.records))
+        self._cached_bytes += packed.records.nbytes
         while self._cached_bytes > self.config.cache_bytes and len(self._cache) > 1:
-            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
-        return packed
+            self._forget(next(iter(self._cache)))
+        return self._cache[key]
+
+    def _forget(self, key: tuple[int, int]) -> None:
+        cached = self._cache.pop(key, None)
+        self._cached_bytes -= cached.records.nbytes if cached else 0
 
 
 def rank_positions(consumed: int, global_batch: int, rank: int, world_size: int) -> np.ndarray:
@@ -119,6 +198,69 @@ def rank_positions(consumed: int, global_batch: int, rank: int, world_size: int)
     return consumed + rank + world_size * np.arange(global_batch // world_size)
 
 
+@dataclass(frozen=True)
+class Portion:
+    """The rows that one rank takes of each step, from a step on; nothing in it is state."""
+
+    first_step: int
+    """Updates made before the phase began: position 0 is its first row."""
+    global_batch: int
+    """Rows of a step, over all ranks."""
+    rank: int
+    world_size: int
+
+    def positions(self, begin: int, end: int) -> np.ndarray:
+        """Positions of this rank's rows for the updates after `begin` ... `end` - 1 finished ones, int64."""
+        consumed = (begin - self.first_step) * self.global_batch
+        return rank_positions(consumed, (end - begin) * self.global_batch, self.rank, self.world_size)
+
+
+class StepRows:
+    """This rank's rows of a step; called with the number of updates made before it."""
+
+    _PLANNED = 4096
+    """Positions located at once (count): finding one alone costs as much as finding a hundred."""
+
+    def __init__(self, source: RowSource, portion: Portion) -> None:
+        """Args: source: of the rows. portion: which of them."""
+        self.source, self._portion = source, portion
+        self._rows = portion.global_batch // portion.world_size
+        self._steps = max(1, self._PLANNED // max(1, self._rows))
+        self._begin = 0
+        self._located: Located | None = None
+
+    def __call__(self, step: int) -> Rows:
+        """Rows of the update after `step` finished ones, [R].
+
+        Raises:
+            DataError: a block cannot be read, with on_corrupt=stop.
+        """
+        if self._located is None or not self._begin <= step < self._begin + self._steps:
+            self._begin = step
+            self._located = self.source.order.locate(self._portion.positions(step, step + self._steps))
+            self.source.will_need(self._located)
+        at = (step - self._begin) * self._rows
+        return self.source.collect(self._located.part(slice(at, at + self._rows)))
+
+    def counters(self) -> dict[str, int]:
+        """`COUNTERS`, of this process."""
+        shards = self.source.shards
+        return {"bytes_read": shards.bytes_read, "reads": shards.reads, "blocks_packed": self.source.blocks_packed}
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def open_shards(config: DataConfig, split: str = "train") -> ShardSet:
+    """Open a split as the config says.
+
+    Raises:
+        DataError: the set is missing, cut short or altered.
+        UserError: no such split.
+    """
+    return ShardSet(config.path, split)
+
+
 def require_enough_rows(source: RowSource, global_batch: int, world_size: int) -> None:
     """Refuse a shard set with fewer rows than one global batch."""
     if source.total < global_batch:
@@ -127,58 +269,3 @@ def require_enough_rows(source: RowSource, global_batch: int, world_size: int) -
             f"fewer than one global batch of {global_batch} ({world_size} ranks); lower training.global_batch_size, "
             "shorten data.sequence_length, or prepare more text"
         )
-
-
-class Prefetcher(Generic[Item]):
-    """Runs a function of consecutive numbers in a background thread, some results ahead.
-
-    What was made but not taken is simply made again after a resume: nothing is lost, since position decides content.
-    """
-
-    def __init__(self, make: Callable[[int], Item], begin: int, ahead: int) -> None:
-        """Args: make: called with begin, begin + 1, ...; begin: first number; ahead: results kept ready."""
-        self._make, self._begin = make, begin
-        self._queue: queue.Queue[Any] = queue.Queue(maxsize=ahead)
-        self._stopped = threading.Event()
-        self.waited_seconds = 0.0
-        self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
-        self._thread.start()
-
-    def __iter__(self) -> Iterator[Item]:
-        return self
-
-    def __next__(self) -> Item:
-        """Return the next result; an error in the thread is raised here."""
-        before = time.perf_counter()
-        item = self._queue.get()
-        self.waited_seconds += time.perf_counter() - before
-        if isinstance(item, _Failure):
-            raise item.error
-        result: Item = item
-        return result
-
-    def close(self) -> None:
-        """Stop the thread."""
-        self._stopped.set()
-        while self._thread.is_alive():
-            try:
-                self._queue.get_nowait()
-            except queue.Empty:
-                self._thread.join(0.01)
-
-    def _run(self) -> None:
-        number = self._begin
-        while not self._stopped.is_set():
-            try:
-                item: Any = self._make(number)
-            except BaseException as error:
-                item = _Failure(error)
-            self._queue.put(item)
-            if isinstance(item, _Failure):
-                return
-            number += 1
-
-
-@dataclass(frozen=True)
-class _Failure:
-    error: BaseException

@@ -25,7 +25,7 @@ class PreparedRows:
 
     Attributes:
         tensors: the fields of `Batch` up to `generator_ids`, each [R, ...].
-        counts: float64 [2], selected positions and real tokens of these rows.
+        counts: float64 [3], selected positions, real tokens and skipped rows.
         row_ids: int64 [R] (numpy). epochs: int64 [R] (numpy).
     """
 
@@ -36,7 +36,12 @@ class PreparedRows:
 
 
 def prepare(
-    rows: Rows, objective: ObjectiveConfig, special: SpecialIds, seed: int, continues: Tensor | None = None
+    rows: Rows,
+    objective: ObjectiveConfig,
+    special: SpecialIds,
+    seed: int,
+    continues: Tensor | None = None,
+    pin: bool = False,
 ) -> PreparedRows:
     """Draw the masks of a rank's rows: a pure function of (seed, epoch, row), whoever computes it.
 
@@ -46,8 +51,9 @@ def prepare(
         special: ids of special tokens.
         seed: of the run.
         continues: bool [V], see `fit.word_table`; None for objective.masking=token.
+        pin: put the tensors into page-locked memory, from which a GPU copies while it computes.
     """
-    input_ids, segments = torch.from_numpy(rows.ids), torch.from_numpy(rows.segments)
+    input_ids, segments = _int64(rows.ids), _int64(rows.segments)
     keys = noise.row_keys(seed, torch.from_numpy(rows.epochs), torch.from_numpy(rows.row_ids))
     selection = select(
         input_ids,
@@ -62,15 +68,22 @@ def prepare(
     tensors = {
         "input_ids": input_ids,
         "segments": segments,
-        "positions": torch.from_numpy(rows.positions),
-        "token_types": torch.from_numpy(rows.token_types),
+        "positions": _int64(rows.positions),
+        "token_types": _int64(rows.token_types),
         "keys": keys,
         "selected": selection.positions,
         "selected_valid": selection.valid,
         "generator_ids": selection.generator_ids,
     }
-    counts = torch.stack([selection.valid.sum(), (segments > 0).sum()]).to(torch.float64)
+    if pin:
+        tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+    skipped = torch.tensor(int(rows.skipped.sum()))
+    counts = torch.stack([selection.valid.sum(), (segments > 0).sum(), skipped]).to(torch.float64)
     return PreparedRows(tensors, counts, rows.row_ids, rows.epochs)
+
+
+def _int64(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array.astype(np.int64))
 
 
 def micro_batches(
@@ -84,7 +97,7 @@ def micro_batches(
     Args:
         prepared: rows of this rank.
         size: B.
-        counts: float64 [2], selected positions and real tokens of the global batch.
+        counts: float64 [3], selected positions, real tokens and skipped rows of the global batch.
         world_size: ranks.
         device: where the model lies.
     """

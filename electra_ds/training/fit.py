@@ -107,7 +107,7 @@ def word_table(recipe: Recipe, shards: ShardSet) -> torch.Tensor | None:
     """Which tokens continue the word before them, bool [V]; None where objective.masking needs no words."""
     if recipe.objective.masking == "token":
         return None
-    table = continuation_table(shards.folder / "tokenizer", shards.manifest.tokenizer.vocab_size)
+    table = continuation_table(shards.tokenizer_folder(), shards.manifest.tokenizer.vocab_size)
     return torch.from_numpy(table)
 
 
@@ -119,6 +119,11 @@ def check_fits(path: Path, state: RunState, fresh: RunState) -> None:
             f"shards are {fresh.fingerprint[:12]}...), so its place in the data means nothing here; give the run "
             "its own shards as data.path, or choose another --output"
         )
+    if state.mixture != fresh.mixture:
+        raise UserError(
+            f"checkpoint {path} was trained on another mixture of the corpora ({_shares(state.mixture)} there, "
+            f"{_shares(fresh.mixture)} here); give data.weights as they were, or choose another --output"
+        )
     different = [
         f"{key}: {state.model.get(key)!r} there, {value!r} here"
         for key, value in fresh.model.items()
@@ -127,3 +132,7 @@ def check_fits(path: Path, state: RunState, fresh: RunState) -> None:
     if different or state.seed != fresh.seed:
         different += [f"seed: {state.seed} there, {fresh.seed} here"] if state.seed != fresh.seed else []
         raise UserError(f"checkpoint {path} is of another model ({'; '.join(different)}); choose another --output")
+
+
+def _shares(mixture: dict[str, float]) -> str:
+    return ", ".join(f"{name} {share:.4f}" for name, share in mixture.items()) or "one pool"

@@ -8,15 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from electra_ds.checkpoint import CHECKPOINTS, RunState, newest_whole
 from electra_ds.command_line import plain
-from electra_ds.data.loader import Prefetcher, RowSource, rank_positions, require_enough_rows
-from electra_ds.data.shards import ShardSet
+from electra_ds.data.loader import Portion, Rows, RowSource, StepRows, open_shards, require_enough_rows
+from electra_ds.data.mixture import mixture_shares
+from electra_ds.data.prefetch import Job, LoaderProcess, Prefetcher
 from electra_ds.distributed import Place
-from electra_ds.errors import UserError
+from electra_ds.errors import DataError, UserError
 from electra_ds.model.electra import Electra
 from electra_ds.model.flops import peak_flops, step_flops_per_token
 from electra_ds.recipe import Recipe
@@ -45,13 +47,18 @@ class Trainer:
         """Open the data, build model and engine, resume; the process group must be up."""
         self.recipe, self.place, self.device = recipe, place, device
         self.folder = Path(recipe.output)
-        self.shards = ShardSet(recipe.data.path)
+        self.shards = open_shards(recipe.data)
         self.plans = plan_phases(recipe, place.world_size)
         self.special, self.model_config = fit_tokenizer(recipe, self.shards)
         self.continues = word_table(recipe, self.shards)
         self._sources: dict[int, RowSource] = {}
         for plan in self.plans:
             require_enough_rows(self.source(plan.sequence_length), plan.global_batch, place.world_size)
+            if (needed := self.source(plan.sequence_length).live_bytes(place.world_size)) > recipe.data.cache_bytes:
+                self._say(
+                    f"data.cache_bytes={recipe.data.cache_bytes:,} is less than the {needed:,} bytes of blocks that a "
+                    f"rank works on at {plan.sequence_length} tokens a row: blocks will be read and packed repeatedly"
+                )
 
         torch.manual_seed(recipe.training.seed)
         model = Electra(self.model_config, recipe.objective, self.special)
@@ -62,8 +69,8 @@ class Trainer:
         model.to(device)
         if recipe.training.try_batch:
             largest = max(self.plans, key=lambda plan: plan.micro_batch * plan.sequence_length)
-            positions = rank_positions(0, largest.micro_batch * place.world_size, place.rank, place.world_size)
-            rows = self.source(largest.sequence_length).at(positions)
+            source = self.source(largest.sequence_length)
+            rows = source.unshuffled(np.arange(largest.micro_batch) % len(source))
             prepared = prepare(rows, recipe.objective, self.special, recipe.training.seed, self.continues)
             try_batch(model, prepared, recipe.training.precision, device, 1 if self.stage == 0 else place.world_size)
         self.engine = engines.build_engine(model, recipe, config, self.plans, place)
@@ -89,7 +96,8 @@ class Trainer:
 
     def _run_phase(self, plan: PhasePlan, last: int) -> None:
         """Run the steps of one phase up to `last`."""
-        batches = Prefetcher(self._maker(plan), self.state.step, self.recipe.data.prefetch)
+        rows_of = self._loader(plan)
+        batches = Prefetcher(self._preparer(rows_of), self.state.step, self.recipe.data.prefetch)
         validator = self._validator(plan)
         try:
             for step in range(self.state.step + 1, last + 1):
@@ -102,6 +110,7 @@ class Trainer:
                 if step % self.recipe.checkpoint.every == 0 or stops:
                     self._save()
         finally:
+            rows_of.close()
             batches.close()
 
     def _step(self, plan: PhasePlan, step: int, prepared: PreparedRows, waited: float) -> None:
@@ -111,7 +120,8 @@ class Trainer:
         rate = learning_rate(recipe.schedule, recipe.optimizer.learning_rate, step - 1, recipe.training.steps)
         engines.set_hyperparameters(self.engine, recipe.optimizer, rate, step - self.engine.skipped_steps)
         counts = engines.all_reduce_sum(prepared.counts, self.device, world_size)
-        tokens = int(counts[1])  # read before the step: on a GPU this waits for the small exchange alone
+        tokens, skipped = int(counts[1]), int(counts[2])  # read before the step: here a GPU waits for little
+        self._check_skipped(plan, skipped)
         sums: Tensor | None = None
         histogram: Tensor | None = None
         for number, batch in enumerate(micro_batches(prepared, plan.micro_batch, counts, world_size, self.device)):
@@ -134,6 +144,7 @@ class Trainer:
             rows_consumed=self.state.rows_consumed + plan.global_batch,
             phase_rows=(step - plan.begin) * plan.global_batch,
             tokens_consumed=self.meter.tokens_consumed,
+            rows_skipped=self.state.rows_skipped + skipped,
         )
         if self.audit:
             self.audit.write(step, prepared.epochs, prepared.row_ids)
@@ -144,13 +155,31 @@ class Trainer:
                 "step": step,
                 "learning_rate": rate,
                 "rows_consumed": self.state.rows_consumed,
+                "rows_skipped": self.state.rows_skipped,
                 "epoch": self.state.phase_rows / source.total,
             }
+            if epochs := source.order.epochs(self.state.phase_rows):
+                line["epochs"] = epochs
             self.meter.record(line, sums, histogram, gradient_norm, waited)
             # The first line of a life comes at once: a person waits for it.
             if self.meter.pending >= recipe.logging.flush_every or not self.meter.flushed:
                 self._record_pending()
         self.progress.advance(step)
+
+    def _check_skipped(self, plan: PhasePlan, skipped: int) -> None:
+        """Stop, on every rank at the same step, once more rows were skipped than data.corrupt_share allows.
+
+        One block is always allowed, so that the first batch does not trip over a single bad one.
+        """
+        total, consumed = self.state.rows_skipped + skipped, self.state.rows_consumed + plan.global_batch
+        share, one_block = self.recipe.data.corrupt_share, int(self.source(plan.sequence_length).rows.max())
+        if skipped and total > max(share * consumed, one_block):
+            raise DataError(
+                f"{total:,} of {consumed:,} rows were in blocks that cannot be read: more than "
+                f"data.corrupt_share={share:g}, and than one block. The lines 'skipped, ...' above name them, and "
+                f"'electra-ds inspect {self.shards.folder} --verify' finds all; rebuild those shards, or allow a "
+                "larger data.corrupt_share"
+            )
 
     def _clip(self) -> Tensor | None:
         """Clip where DeepSpeed would keep the norm to itself (float32 without ZeRO)."""
@@ -191,7 +220,7 @@ class Trainer:
         self._record_pending()
         named = self.meter.named(validator.run(self.engine))
         validator.write_samples(
-            self.engine, self.folder, self.shards.folder / "tokenizer", step, self.recipe.validation.samples
+            self.engine, self.folder, self.shards.tokenizer_folder(), step, self.recipe.validation.samples
         )
         line = {"kind": "validation", "step": step, **named, "elapsed_seconds": self.meter.elapsed}
         if self.writer:
@@ -253,6 +282,7 @@ class Trainer:
             precision=self.recipe.training.precision,
             elapsed_seconds=0.0,
             versions=versions(),
+            mixture=mixture_shares(manifest.splits[self.shards.split], manifest.weights, self.recipe.data),
         )
 
     def source(self, length: int) -> RowSource:
@@ -261,23 +291,37 @@ class Trainer:
             self._sources[length] = RowSource(self.shards, self.recipe.data, length, self.recipe.training.seed)
         return self._sources[length]
 
-    def _maker(self, plan: PhasePlan) -> Callable[[int], PreparedRows]:
+    def _loader(self, plan: PhasePlan) -> StepRows | LoaderProcess:
         """Function of the updates made so far: this rank's rows of the next one."""
-        source = self.source(plan.sequence_length)
+        portion = Portion(plan.begin, plan.global_batch, self.place.rank, self.place.world_size)
+        if not self.recipe.data.prefetch_process:
+            return StepRows(self.source(plan.sequence_length), portion)
+        job = Job(
+            config=self.recipe.data,
+            split=self.shards.split,
+            length=plan.sequence_length,
+            seed=self.recipe.training.seed,
+            portion=portion,
+            begin=self.state.step,
+        )
+        return LoaderProcess(job, self.shards.manifest.dtype)
+
+    def _preparer(self, rows_of: Callable[[int], Rows]) -> Callable[[int], PreparedRows]:
+        """The same with masks drawn: torch, so in a thread of this process, where it lets go of the interpreter."""
+        recipe, pin = self.recipe, self.device.type == "cuda"
 
         def make(step: int) -> PreparedRows:
-            consumed = (step - plan.begin) * plan.global_batch
-            positions = rank_positions(consumed, plan.global_batch, self.place.rank, self.place.world_size)
-            rows = source.at(positions)
-            return prepare(rows, self.recipe.objective, self.special, self.recipe.training.seed, self.continues)
+            rows = rows_of(step)
+            return prepare(rows, recipe.objective, self.special, recipe.training.seed, self.continues, pin)
 
         return make
 
     def _validator(self, plan: PhasePlan) -> Validator | None:
         if not self.shards.manifest.total("validation", "blocks"):
             return None
-        shards = ShardSet(self.recipe.data.path, "validation")
-        source = RowSource(shards, self.recipe.data, plan.sequence_length, seed=0)
+        # All of its blocks are one pool: the same held-out rows whatever the mixture.
+        data = dataclasses.replace(self.recipe.data, mixing="natural", weights={})
+        source = RowSource(open_shards(data, "validation"), data, plan.sequence_length, seed=0)
         return Validator(
             source,
             self.recipe.validation.rows,

@@ -46,9 +46,15 @@ class Writer:
             key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in line.items()
         }
         self._file.write(json.dumps(clean) + "\n")
+        parts = {
+            f"{key}/{name}": part
+            for key, value in clean.items()
+            if isinstance(value, dict)
+            for name, part in value.items()
+        }
         numbers = {
             f"{line['kind']}/{key}": value
-            for key, value in clean.items()
+            for key, value in {**clean, **parts}.items()
             if isinstance(value, (int, float)) and key != "step"
         }
         if line["kind"] != "event":
