@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from data_prep.sources.base import Document
 from electra_ds.errors import UserError
+
+if TYPE_CHECKING:
+    from data_prep.sources.base import Document
 
 
 class Rejection(NamedTuple):
@@ -20,7 +22,7 @@ class Rejection(NamedTuple):
     """What was found, such as ``en 0.41``; for the samples."""
 
 
-Step = Callable[[Document], "Document | Rejection"]
+Step = Callable[["Document"], "Document | Rejection"]
 """Sees one document and keeps no memory of others: its answer depends on the document and the configuration alone.
 It returns the very same document if it changes nothing, and takes time linear in the text whatever the text is."""
 
