@@ -73,6 +73,10 @@ class Truncated(OSError):
     """An answer that holds fewer bytes than were asked for."""
 
 
+class Missing(DataError):
+    """A file that is not there, as far as the folder or server can tell."""
+
+
 def is_url(path: str | os.PathLike[str]) -> bool:
     """Whether a path must be read through fsspec; ``file://`` names a local path."""
     text = location(path)
@@ -107,9 +111,12 @@ def with_retries(action: Callable[[], Answer], what: str, retry: Retry, kind: ty
             return action()
         except UserError:
             raise
-        except Exception as error:  # every file system has its own kinds
+        except Exception as caught:  # every file system has its own kinds
+            error = _behind(caught)
             pause = next(delays, None) if worth_retrying(error) else None
             if pause is None:
+                if isinstance(error, FileNotFoundError) or http_status(error) == 404:
+                    raise Missing(f"{what}: not found; check the address and that the set was copied whole") from error
                 raise kind(f"{what}: {explain(error)} ({tries} {'try' if tries == 1 else 'tries'})") from error
             time.sleep(pause)
 
@@ -124,27 +131,30 @@ def worth_retrying(error: BaseException) -> bool:
 
 def http_status(error: BaseException) -> int | None:
     """HTTP status that an error of aiohttp, botocore, httpx, requests or gcsfs carries, if any."""
+    found = getattr(error, "status", None) or getattr(error, "code", None)
     seen: BaseException | None = error
-    while seen is not None:
+    while seen is not None and not found:
         response = getattr(seen, "response", None)
         if isinstance(response, dict):
             found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         else:
-            found = (
-                getattr(response, "status_code", None) or getattr(seen, "status", None) or getattr(seen, "code", None)
-            )
-        if str(found).isdigit() and 100 <= int(str(found)) < 600:
-            return int(str(found))
-        seen = seen.__cause__
-    return None
+            found = getattr(response, "status_code", None)
+        seen = seen.__cause__  # s3fs raises Python's own kinds from botocore's
+    return int(str(found)) if str(found).isdigit() and 100 <= int(str(found)) < 600 else None
+
+
+def _behind(error: Exception) -> Exception:
+    """Error that a file system hid: fsspec's HTTP calls a file missing when its server does not answer."""
+    hidden = error.__cause__
+    if isinstance(error, FileNotFoundError) and isinstance(hidden, Exception) and http_status(hidden) != 404:
+        return hidden
+    return error
 
 
 def explain(error: BaseException) -> str:
     """One sentence on a failed request, with what can be done about it."""
     status = http_status(error)
     said = f"{type(error).__name__}: {error}".rstrip(": ")
-    if status == 404 or isinstance(error, FileNotFoundError):
-        return "not found; check the address and that the set was copied whole"
     if status in (401, 403) or isinstance(error, PermissionError) or "Credential" in type(error).__name__:
         return f"access refused ({said}); check the credentials of this machine and what they may read"
     if isinstance(error, ImportError):
@@ -187,7 +197,7 @@ class RemoteFolder:
         """Read a whole file.
 
         Raises:
-            DataError: it is larger than `at_most` bytes, missing, or cannot be read.
+            DataError: it is larger than `at_most` bytes, or cannot be read; `Missing` if it is not there.
         """
         size = self.size(name)
         if size is not None and size > at_most:
@@ -230,8 +240,16 @@ class RemoteFolder:
         return None if found is None else int(found)
 
     def exists(self, name: str) -> bool:
-        """Whether a file is there."""
-        return bool(with_retries(lambda: self._call("exists", f"{self._root}/{name}"), self.path(name), self.retry))
+        """Whether a file is there.
+
+        Raises:
+            DataError: the server refuses or does not answer.
+        """
+        try:
+            self.size(name)
+        except Missing:
+            return False
+        return True
 
     def sizes(self, folder: str = "") -> dict[str, int | None] | None:
         """Files right inside a folder with their bytes; None where the server cannot list (plain HTTP).

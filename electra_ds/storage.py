@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from electra_ds.errors import DataError
-from electra_ds.remote import RemoteFolder, Retry, is_url, location
+from electra_ds.remote import Missing, RemoteFolder, Retry, is_url, location
 
 OPEN_FILES = 128
 """Local files kept open at a time."""
@@ -93,7 +93,7 @@ class LocalFolder:
         """Read a whole file, without keeping it open.
 
         Raises:
-            DataError: it is larger than `at_most` bytes, missing, or cannot be read.
+            DataError: it is larger than `at_most` bytes, or cannot be read; `Missing` if it is not there.
         """
         try:
             file = _Descriptor(self.path(name))
@@ -164,8 +164,12 @@ class LocalFolder:
             return found
 
     def _refuse(self, name: str, error: OSError, where: str = "") -> DataError:
-        problem = "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror or error})"
-        return DataError(f"{self.path(name)}{where}: {problem}; restore it, or rerun prep to rebuild it")
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            return Missing(f"{self.path(name)}{where}: missing; restore it, or rerun prep to rebuild it")
+        problem = error.strerror or error
+        return DataError(
+            f"{self.path(name)}{where}: cannot be read ({problem}); restore it, or rerun prep to rebuild it"
+        )
 
 
 class _Descriptor:

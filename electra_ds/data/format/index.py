@@ -116,12 +116,13 @@ def first_bad_record(records: np.ndarray, first: np.ndarray | None = None) -> in
     """
     if not len(records):
         return None
-    offset, size = records["offset"], records["size"].astype(np.uint64)
+    size, tokens, documents, sentences = (
+        records[name].astype(np.uint64) for name in ("size", "tokens", "documents", "sentences")
+    )
     expected = np.zeros(len(records), np.uint64)
-    np.add(offset[:-1], size[:-1], out=expected[1:])
+    np.add(records["offset"][:-1], size[:-1], out=expected[1:])
     expected[first[first < len(records)] if first is not None else 0] = 0
-    tokens, documents, sentences = (records[name].astype(np.uint64) for name in ("tokens", "documents", "sentences"))
-    bad = (offset != expected) | (size % 512 != 0) | (records["reserved"] != 0)
+    bad = (records["offset"] != expected) | (size % 512 != 0) | (records["reserved"] != 0)
     bad |= (documents < 1) | (sentences < documents) | (tokens < sentences)
     bad |= 2 * tokens + 4 * (documents + sentences) + 4 * 512 > size
     found = int(np.argmax(bad))

@@ -18,6 +18,7 @@ from electra_ds.data.format.index import ShardIndex
 from electra_ds.data.format.tokenizer_files import tokenizer_fingerprint as tokenizer_fingerprint
 from electra_ds.errors import DataError
 from electra_ds.files import atomic_write
+from electra_ds.remote import Missing
 from electra_ds.storage import Storage, open_folder
 
 MANIFEST_NAME = "manifest.json"
@@ -138,12 +139,14 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
 
 def read_manifest_in(storage: Storage, folder: str) -> Manifest:
     """Like `read_manifest`, from a folder that is open; `folder` is how messages call it."""
-    if not storage.exists(MANIFEST_NAME):
+    try:
+        data = storage.read_file(MANIFEST_NAME, LARGEST_MANIFEST)
+    except Missing:
         raise DataError(
             f"{folder}: no {MANIFEST_NAME}, so this is not a (finished) shard set; "
             "make one with 'electra-ds prep --output ...'"
-        )
-    return parse_manifest(storage.read_file(MANIFEST_NAME, LARGEST_MANIFEST), storage.path(MANIFEST_NAME))
+        ) from None
+    return parse_manifest(data, storage.path(MANIFEST_NAME))
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
