@@ -1,121 +1,138 @@
-"""Opening plain and compressed files so that damage is an error that names the file, never a short read."""
+"""What sources that are one file have in common: its bytes, in order or by range, decompressed or as stored."""
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import io
-import lzma
 import os
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, Any
 
-from data_prep.sources.base import Source
+from data_prep.config import CorpusConfig, PrepConfig
+from data_prep.sources.base import Piece, Source, all_pieces
+from data_prep.sources.compression import COMPRESSIONS, decompressed
+from data_prep.sources.cut import LINES, Border, Cutter, cut_range, cut_stream, range_start
+from data_prep.sources.stored import StoredFile
 from electra_ds.errors import DataError
-
-_CHUNK = 1 << 20
-
-
-class _ZstdReader(io.RawIOBase):
-    """Decompress zstd, frame after frame; a frame without its end raises EOFError (stream_reader would just stop)."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        import zstandard
-
-        self._file = file
-        self._decompressor = zstandard.ZstdDecompressor()
-        self._frame: Any = None
-        self._compressed = b""
-        self._plain = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._plain:
-            if not self._compressed:
-                self._compressed = self._file.read(_CHUNK)
-            if not self._compressed:
-                if self._frame is not None:
-                    raise EOFError("the compressed data ends in the middle of a frame")
-                return 0
-            self._frame = self._frame or self._decompressor.decompressobj()
-            self._plain = memoryview(self._frame.decompress(self._compressed))
-            self._compressed = self._frame.unused_data if self._frame.eof else b""
-            if self._frame.eof:
-                self._frame = None
-        count = min(len(buffer), len(self._plain))
-        buffer[:count] = self._plain[:count]
-        self._plain = self._plain[count:]
-        return count
-
-
-def _open_zstd(file: IO[bytes]) -> IO[bytes]:
-    return io.BufferedReader(_ZstdReader(file), _CHUNK)
-
-
-COMPRESSIONS: dict[str, Callable[[IO[bytes]], Any]] = {
-    ".gz": lambda file: io.BufferedReader(gzip.GzipFile(fileobj=file), _CHUNK),
-    ".zst": _open_zstd,
-    ".bz2": bz2.BZ2File,
-    ".xz": lzma.LZMAFile,
-}
-"""File name ending: how to read it."""
 
 
 class FileSource(Source):
-    """A source that is one local file, perhaps compressed."""
+    """A source that is one file, here or behind a URL, perhaps compressed."""
 
-    def __init__(self, path: str) -> None:
-        """`path`: an existing file."""
+    def __init__(self, file: StoredFile, corpus: CorpusConfig, config: PrepConfig) -> None:
+        """`file`: what to read; `corpus`: with nothing unset; `config`: the preparation."""
         super().__init__()
-        self.path = path
-        self.name = path
-        self.origin = Path(path).name
-        self.size = os.path.getsize(path)
+        self.file = file
+        self.name = file.name
+        self.origin = file.base_name
+        self.size = file.size
+        self.corpus = corpus
+        self.limit = config.max_document_bytes
+        self.replace_errors = config.encoding_errors == "replace"
+        self.compression = os.path.splitext(file.base_name)[1].lower()
+        self.compressed = self.compression in COMPRESSIONS
 
-    @contextmanager
-    def open(self) -> Iterator[IO[bytes]]:
-        """Open for reading decompressed bytes.
+    def version(self) -> str:
+        """Return the file's etag or time of change."""
+        return self.file.written
+
+    def check_not_empty(self) -> None:
+        """Refuse a file of no bytes.
 
         Raises:
-            DataError: empty, cut short or corrupt.
+            DataError: it is one.
         """
         if self.size == 0:
-            raise DataError(f"{self.path}: is empty (0 bytes); remove it from the inputs or replace it")
-        import zstandard
+            raise DataError(f"{self.name}: is empty (0 bytes); remove it from the inputs or replace it")
 
-        with open(self.path, "rb") as raw:
-            self._raw = raw
-            reader = COMPRESSIONS.get(Path(self.path).suffix.lower(), lambda file: file)(raw)
-            try:
-                yield reader
-            except (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError) as error:
-                raise DataError(
-                    f"{self.path}: corrupt or cut short ({error}); fetch or write the file again"
-                ) from error
-
-    def lines(self) -> Iterator[tuple[int, str]]:
-        """Yield line number (from 1) and text without its line end.
+    def stream(self) -> Iterator[bytes]:
+        """Yield the content from the beginning, decompressed, and keep `position`.
 
         Raises:
-            DataError: as `open`, or a line is not UTF-8.
+            DataError: empty, cut short, corrupt or not to be read.
         """
-        with self.open() as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    text = line.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise DataError(
-                        f"{self.path}:{number}: not UTF-8 ({error.reason} at byte {error.start} of the line); "
-                        "convert the file to UTF-8, for example with iconv"
-                    ) from error
-                if number == 1:
-                    text = text.removeprefix("\ufeff")
-                yield number, text.rstrip("\r\n")
-                if number % 64 == 0:
-                    self.position = self._raw.tell()
+        self.check_not_empty()
+        try:
+            with self.file.open() as file:
+                for chunk in decompressed(file, self.compression):
+                    self.position = file.tell()
+                    yield chunk
+        except EOFError as error:
+            raise DataError(f"{self.name}: corrupt or cut short ({error}); fetch or write the file again") from error
+        except OSError as error:
+            raise DataError(f"{self.name}: cannot be read ({error})") from error
         self.position = self.size
+
+    def decode(self, data: bytes, offset: int) -> str:
+        """Decode text of the corpus's encoding, which stands at an offset of the decompressed file.
+
+        Raises:
+            DataError: it is not of that encoding, and the configuration does not say to replace.
+        """
+        encoding = self.corpus.encoding or "utf-8"
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError as error:
+            if self.replace_errors:
+                return data.decode(encoding, "replace")
+            raise DataError(
+                f"{self.place(offset + error.start)}: not {encoding.upper()} ({error.reason}: "
+                f"0x{data[error.start : error.start + 1].hex()}); name the encoding by --encoding, convert the file "
+                "with iconv, or give --encoding_errors replace"
+            ) from error
+
+    def place(self, offset: int) -> str:
+        """Return file and line of an offset of the decompressed file, for a message: reads all that is before it."""
+        lines, left = 1, offset
+        for chunk in self.stream() if self.compressed else self.file.chunks(0, offset):
+            lines += chunk.count(b"\n", 0, left)
+            left -= len(chunk)
+            if left <= 0:
+                break
+        return f"{self.name}:{lines}"
+
+
+class CutFileSource(FileSource):
+    """A file that is cut at borders that show in its bytes.
+
+    A plain one is cut by byte ranges, which the processes read themselves; a compressed one by whoever decompresses.
+    """
+
+    border: Border = LINES
+
+    def __init__(self, file: StoredFile, corpus: CorpusConfig, config: PrepConfig) -> None:
+        """See `FileSource`."""
+        super().__init__(file, corpus, config)
+        self.streamed = self.compressed
+
+    def pieces(self, piece_bytes: int, wanted: Callable[[int], bool] = all_pieces) -> Iterator[Piece]:
+        """See `Source.pieces`; the payload is a range of offsets, or an offset and what stands there."""
+        self.check_not_empty()
+        self.position = 0
+        if self.streamed:
+            yield from cut_stream(Cutter(self.stream(), self.border, self.limit), piece_bytes, wanted)
+            return
+        count = -(-self.size // piece_bytes)
+        for number in range(count):
+            end = min((number + 1) * piece_bytes, self.size)
+            self.position = end
+            if wanted(number) or number == count - 1:
+                yield Piece(number, (number * piece_bytes, end))
+
+    def content(self, piece: Piece) -> tuple[int, bytes, int]:
+        """Return a piece's offset in the decompressed file, its bytes, and how many documents were too long to read."""
+        if piece.payload is None:
+            return 0, b"", 0
+        start, data = piece.payload
+        too_long = 0
+        if not self.streamed:
+            end = data
+            chunks = self.file.chunks(range_start(self.border, start), end)
+            start, (data, too_long) = cut_range(chunks, self.border, self.limit, start, end)
+        mark = self.mark_length(data) if start == 0 else 0
+        return start + mark, data[mark:], too_long
+
+    def mark_length(self, data: bytes | bytearray) -> int:
+        """Return the bytes of a byte order mark at a file's start."""
+        try:
+            mark = "\ufeff".encode(self.corpus.encoding or "utf-8")
+        except UnicodeEncodeError:
+            return 0
+        return len(mark) if data.startswith(mark) else 0

@@ -1,30 +1,36 @@
-"""Data sets of Hugging Face `datasets`: by name from the hub, or a folder that save_to_disk wrote."""
+"""Data sets of Hugging Face `datasets`: by name from the hub, streamed from it, or saved by save_to_disk."""
 
 from __future__ import annotations
 
+import itertools
 import re
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data_prep.config import PrepConfig
-from data_prep.sources.base import Document, Source
-from data_prep.sources.parquet import LABELS, document_of_row
+from data_prep.config import CorpusConfig, PrepConfig
+from data_prep.sources.base import Document, Piece, Source, all_pieces
+from data_prep.sources.tables import ROWS_AT_ONCE, RowReader, cut_batches, read_stream
 from electra_ds.errors import DataError, UserError
+
+SAVED_MARKS = ("dataset_dict.json", "state.json")
+"""Files that tell a folder written by ``save_to_disk``."""
 
 
 def is_saved_dataset(path: str) -> bool:
     """Tell whether a folder was written by ``save_to_disk``."""
-    return any((Path(path) / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    return any((Path(path) / name).is_file() for name in SAVED_MARKS)
 
 
-class _DatasetSource(Source):
-    """Rows of one or several splits, in order."""
+class _RowsSource(Source):
+    """Rows of one or several splits, in order; pieces are ranges of rows."""
 
-    def __init__(self, config: PrepConfig) -> None:
+    def __init__(self, name: str, corpus: CorpusConfig, config: PrepConfig) -> None:
         super().__init__()
-        self._config = config
+        self.name = name
+        self._rows = RowReader.of(name, Path(name).name, corpus, config)
         self._splits: list[Any] | None = None
 
     @abstractmethod
@@ -33,37 +39,51 @@ class _DatasetSource(Source):
 
     def _loaded(self) -> list[Any]:
         if self._splits is None:
-            self._splits = self._load()
-            for split in self._splits:
-                if self._config.text_field not in split.column_names:
-                    raise DataError(
-                        f"{self.name}: no column '{self._config.text_field}' (its columns: "
-                        f"{', '.join(split.column_names)}); name the text's column by --text_field"
-                    )
-            self.size = sum(split.data.nbytes for split in self._splits)
+            splits = self._load()
+            for split in splits:
+                self._rows.columns(split.features.arrow_schema)
+            # A copy for another process takes the paths of the tables along, not the rows.
+            self._splits = [split.with_format("arrow") for split in splits]
+            self.size = sum(split.data.nbytes for split in splits)
         return self._splits
 
-    def documents(self) -> Iterator[Document]:
-        """Yield the rows of each split."""
-        for split in self._loaded():
-            columns = [self._config.text_field, *(name for name in LABELS if name in split.column_names)]
-            share = split.data.nbytes / max(len(split), 1)
-            for number, row in enumerate(split.select_columns(columns)):
-                yield document_of_row(row, number, self.name, Path(self.name).name, self._config)
-                self.position += int(share)
+    def pieces(self, piece_bytes: int, wanted: Callable[[int], bool] = all_pieces) -> Iterator[Piece]:
+        """See `Source.pieces`; the payload is the number of a split, a first and an end row."""
+        self.position = 0
+        ranges = []
+        for number, split in enumerate(self._loaded()):
+            parts = max(1, min(len(split), -(-split.data.nbytes // piece_bytes)))
+            bounds = [len(split) * step // parts for step in range(parts + 1)]
+            ranges += [(number, first, end) for first, end in itertools.pairwise(bounds)]
+        for number, payload in enumerate(ranges):
+            self.position = self.size * (number + 1) // len(ranges)
+            if wanted(number) or number == len(ranges) - 1:
+                yield Piece(number, payload)
+
+    def documents(self, piece: Piece, dropped: Counter[str]) -> Iterator[Document]:
+        """See `Source.documents`."""
+        number, first, end = piece.payload
+        split = self._loaded()[number]
+        columns = self._rows.columns(split.features.arrow_schema)
+        split = split.select_columns(columns)
+        for start in range(first, end, ROWS_AT_ONCE):
+            yield from self._rows.documents(split[start : min(start + ROWS_AT_ONCE, end)], start, dropped)
 
     def identity(self) -> dict[str, Any]:
-        """Return the name and `datasets`' own fingerprints."""
+        """Return the name and the number of rows."""
         return {"name": self.name, "rows": sum(len(split) for split in self._loaded())}
 
+    def version(self) -> str:
+        """Return `datasets`' own fingerprints."""
+        return " ".join(split._fingerprint for split in self._loaded())
 
-class SavedSource(_DatasetSource):
+
+class SavedSource(_RowsSource):
     """A folder written by ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk`` (all its splits)."""
 
-    def __init__(self, path: str, config: PrepConfig) -> None:
-        """`path`: the folder."""
-        super().__init__(config)
-        self.name = path.rstrip("/")
+    def __init__(self, path: str, corpus: CorpusConfig, config: PrepConfig) -> None:
+        """`path`: the folder, or its URL."""
+        super().__init__(path.rstrip("/"), corpus, config)
 
     def _load(self) -> list[Any]:
         import datasets
@@ -74,26 +94,89 @@ class SavedSource(_DatasetSource):
             raise DataError(f"{self.name}: `datasets` cannot load this folder ({error}); save it again") from error
         return list(loaded.values()) if isinstance(loaded, datasets.DatasetDict) else [loaded]
 
+    def version(self) -> str:
+        """Return the time at which the folder was written."""
+        marks = sorted(path for name in SAVED_MARKS for path in Path(self.name).rglob(name))
+        return " ".join(str(path.stat().st_mtime_ns) for path in marks)
 
-class HubSource(_DatasetSource):
+
+class HubSource(_RowsSource):
     """``hf:NAME``, ``hf:NAME:CONFIG``, ``hf:NAME@SPLIT``; the split is ``train`` if none is named."""
 
-    def __init__(self, rest: str, config: PrepConfig) -> None:
+    def __init__(self, rest: str, corpus: CorpusConfig, config: PrepConfig) -> None:
         """`rest`: what follows ``hf:``."""
-        super().__init__(config)
-        match = re.fullmatch(r"([^:@]+)(?::([^@]+))?(?:@(.+))?", rest)
-        if not match:
-            raise UserError(f"inputs: 'hf:{rest}' is not of the form hf:NAME[:CONFIG][@SPLIT]")
-        self._dataset, self._configuration, self._split = match[1], match[2], match[3] or "train"
-        self.name = rest
+        super().__init__(rest, corpus, config)
+        self._parts = parse_name("hf", rest)
 
     def _load(self) -> list[Any]:
-        import datasets
+        return [load(f"hf:{self.name}", *self._parts, streaming=False)]
 
+
+class HubStreamSource(Source):
+    """``hf-stream:NAME...``: as `HubSource`, read from the hub row by row without keeping it on this machine."""
+
+    streamed = True
+
+    def __init__(self, rest: str, corpus: CorpusConfig, config: PrepConfig) -> None:
+        """`rest`: what follows ``hf-stream:``."""
+        super().__init__()
+        self.name = rest
+        self._parts = parse_name("hf-stream", rest)
+        self._rows = RowReader.of(rest, Path(rest).name, corpus, config)
+
+    def pieces(self, piece_bytes: int, wanted: Callable[[int], bool] = all_pieces) -> Iterator[Piece]:
+        """See `Source.pieces`; the payload are the rows."""
+        yield from cut_batches(self._batches(), self._rows.field, piece_bytes, wanted)
+
+    def documents(self, piece: Piece, dropped: Counter[str]) -> Iterator[Document]:
+        """See `Source.documents`."""
+        if piece.payload is not None:
+            row, data = piece.payload
+            yield from self._rows.documents(read_stream(data), row, dropped)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the name: how many rows there are shows at the end."""
+        return {"name": self.name}
+
+    def _batches(self) -> Iterator[Any]:
+        stream = load(f"hf-stream:{self.name}", *self._parts, streaming=True)
         try:
-            return [datasets.load_dataset(self._dataset, self._configuration, split=self._split)]
+            for table in stream.with_format("arrow").iter(ROWS_AT_ONCE):
+                yield from table.select(self._rows.columns(table.schema)).to_batches()
+        except UserError:
+            raise
         except Exception as error:
-            raise UserError(
-                f"inputs: 'hf:{self.name}' cannot be loaded by `datasets` ({error}); "
-                "check name, configuration and split, and that this machine reaches the hub or has it cached"
+            raise DataError(
+                f"hf-stream:{self.name}: `datasets` cannot read on ({type(error).__name__}: {error}); "
+                "run the same command again, or use hf: to download it first"
             ) from error
+
+
+def parse_name(prefix: str, rest: str) -> tuple[str, str | None, str]:
+    """Return name, configuration and split of ``NAME[:CONFIG][@SPLIT]``.
+
+    Raises:
+        UserError: it is not of that form.
+    """
+    match = re.fullmatch(r"([^:@]+)(?::([^@]+))?(?:@(.+))?", rest)
+    # This builder of `datasets` unpickles files.
+    if not match or match[1] == "pandas":
+        raise UserError(f"inputs: '{prefix}:{rest}' is not of the form {prefix}:NAME[:CONFIG][@SPLIT]")
+    return match[1], match[2], match[3] or "train"
+
+
+def load(given: str, name: str, configuration: str | None, split: str, streaming: bool) -> Any:
+    """Open a data set of the hub.
+
+    Raises:
+        UserError: it is not there, or cannot be reached.
+    """
+    import datasets
+
+    try:
+        return datasets.load_dataset(name, configuration, split=split, streaming=streaming)
+    except Exception as error:
+        raise UserError(
+            f"inputs: '{given}' cannot be loaded by `datasets` ({error}); "
+            "check name, configuration and split, and that this machine reaches the hub or has it cached"
+        ) from error

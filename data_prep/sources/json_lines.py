@@ -3,48 +3,59 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
+from typing import NoReturn
 
-from data_prep.config import PrepConfig
-from data_prep.sources.base import Document, text_of
-from data_prep.sources.files import FileSource
+from data_prep.sources.base import Document, Piece, text_of, valid_unicode
+from data_prep.sources.files import CutFileSource
 from electra_ds.errors import DataError
 
 
-class JsonLinesSource(FileSource):
+class JsonLinesSource(CutFileSource):
     """A document per line; `source` and `language` (or `lang`) are taken from the object where it has them."""
 
-    def __init__(self, path: str, config: PrepConfig) -> None:
-        """`path`: an existing .jsonl file, perhaps compressed."""
-        super().__init__(path)
-        self._config = config
-
-    def documents(self) -> Iterator[Document]:
-        """Yield the documents; blank lines are passed over."""
-        config = self._config
-        for number, line in self.lines():
-            if not line.strip():
-                continue
-            where = f"{self.path}:{number}"
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{where}: not JSON ({error}); expected one JSON object per line") from error
-            if not isinstance(value, dict):
-                raise DataError(f"{where}: a {type(value).__name__}; expected one JSON object per line")
-            if config.text_field not in value:
-                fields = ", ".join(map(str, value)) or "none"
-                raise DataError(
-                    f"{where}: no field '{config.text_field}' (its fields: {fields}); "
-                    "name the text's field by --text_field"
+    def documents(self, piece: Piece, dropped: Counter[str]) -> Iterator[Document]:
+        """See `Source.documents`; blank lines are passed over."""
+        offset, data, too_long = self.content(piece)
+        dropped["too long"] += too_long
+        field, source, language = self.corpus.text_field or "text", self.corpus.source or "", self.corpus.language or ""
+        # In UTF-8 only an escape can spell a surrogate; most files have none.
+        valid = valid_unicode if b"\\u" in data or self.corpus.encoding != "utf-8" else str
+        for line in data.split(b"\n"):
+            if len(line) > self.limit:
+                dropped["too long"] += 1
+            elif line and not line.isspace():
+                value = self._object(line, offset)
+                text = value.get(field)
+                if not isinstance(text, str):
+                    self._refuse(value, field, offset)
+                own_source, own_language = value.get("source"), value.get("language")
+                if not isinstance(own_language, str):
+                    own_language = value.get("lang")
+                yield Document(
+                    valid(text),
+                    valid(own_source) if isinstance(own_source, str) else source,
+                    valid(own_language) if isinstance(own_language, str) else language,
+                    self.origin,
                 )
-            yield Document(
-                text_of(value[config.text_field], config.text_field, where),
-                _label(value, ("source",), config.source),
-                _label(value, ("language", "lang"), config.language),
-                self.origin,
+            offset += len(line) + 1
+
+    def _object(self, line: bytes, offset: int) -> dict[str, object]:
+        try:
+            value = json.loads(self.decode(line, offset))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{self.place(offset)}: not JSON ({error}); expected one JSON object per line") from error
+        if not isinstance(value, dict):
+            raise DataError(f"{self.place(offset)}: a {type(value).__name__}; expected one JSON object per line")
+        return value
+
+    def _refuse(self, value: dict[str, object], field: str, offset: int) -> NoReturn:
+        where = self.place(offset)
+        if field not in value:
+            fields = ", ".join(map(str, value)) or "none"
+            raise DataError(
+                f"{where}: no field '{field}' (its fields: {fields}); name the text's field by --text_field"
             )
-
-
-def _label(value: dict[str, object], names: tuple[str, ...], default: str) -> str:
-    return next((found for name in names if isinstance(found := value.get(name), str)), default)
+        text_of(value[field], field, where)
+        raise AssertionError(where)
