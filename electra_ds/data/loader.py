@@ -203,7 +203,9 @@ class Portion:
     """The rows that one rank takes of each step, from a step on; nothing in it is state."""
 
     first_step: int
-    """Updates made before the phase began: position 0 is its first row."""
+    """Updates made before the phase began."""
+    first_row: int
+    """Position of the phase's first row: what earlier phases of the same row length consumed."""
     global_batch: int
     """Rows of a step, over all ranks."""
     rank: int
@@ -211,7 +213,7 @@ class Portion:
 
     def positions(self, begin: int, end: int) -> np.ndarray:
         """Positions of this rank's rows for the updates after `begin` ... `end` - 1 finished ones, int64."""
-        consumed = (begin - self.first_step) * self.global_batch
+        consumed = self.first_row + (begin - self.first_step) * self.global_batch
         return rank_positions(consumed, (end - begin) * self.global_batch, self.rank, self.world_size)
 
 

@@ -76,6 +76,7 @@ class Trainer:
         self.engine = engines.build_engine(model, recipe, config, self.plans, place)
         self.engine.checkpoint_engine = SafeCheckpointEngine()
         self.state = self._resume()
+        self.waited_seconds = 0.0
         self.meter = Meter(recipe.objective, place.world_size, self.state.tokens_consumed, self.state.elapsed_seconds)
         self.writer = Writer(self.folder, recipe, self.state.step) if place.is_first else None
         self.audit = Audit(self.folder, place.rank, self.state.step) if recipe.data.audit else None
@@ -101,8 +102,10 @@ class Trainer:
         validator = self._validator(plan)
         try:
             for step in range(self.state.step + 1, last + 1):
+                waited = batches.waited_seconds
                 prepared = next(batches)
-                self._step(plan, step, prepared, batches.waited_seconds)
+                self.waited_seconds += batches.waited_seconds - waited
+                self._step(plan, step, prepared)
                 ends = step == self.recipe.training.steps
                 stops = step == last and last in (self.recipe.training.steps, self.recipe.training.stop_after)
                 if validator and (step % self.recipe.validation.every == 0 or ends):
@@ -113,7 +116,7 @@ class Trainer:
             rows_of.close()
             batches.close()
 
-    def _step(self, plan: PhasePlan, step: int, prepared: PreparedRows, waited: float) -> None:
+    def _step(self, plan: PhasePlan, step: int, prepared: PreparedRows) -> None:
         """One optimizer update: forward and backward over the micro-batches, then the step and its record."""
         recipe, world_size = self.recipe, self.place.world_size
         seed_everything(recipe.training.seed, step, self.place.rank)
@@ -156,11 +159,11 @@ class Trainer:
                 "learning_rate": rate,
                 "rows_consumed": self.state.rows_consumed,
                 "rows_skipped": self.state.rows_skipped,
-                "epoch": self.state.phase_rows / source.total,
+                "epoch": (plan.first_row + self.state.phase_rows) / source.total,
             }
-            if epochs := source.order.epochs(self.state.phase_rows):
+            if epochs := source.order.epochs(plan.first_row + self.state.phase_rows):
                 line["epochs"] = epochs
-            self.meter.record(line, sums, histogram, gradient_norm, waited)
+            self.meter.record(line, sums, histogram, gradient_norm, self.waited_seconds)
             # The first line of a life comes at once: a person waits for it.
             if self.meter.pending >= recipe.logging.flush_every or not self.meter.flushed:
                 self._record_pending()
@@ -293,7 +296,7 @@ class Trainer:
 
     def _loader(self, plan: PhasePlan) -> StepRows | LoaderProcess:
         """Function of the updates made so far: this rank's rows of the next one."""
-        portion = Portion(plan.begin, plan.global_batch, self.place.rank, self.place.world_size)
+        portion = Portion(plan.begin, plan.first_row, plan.global_batch, self.place.rank, self.place.world_size)
         if not self.recipe.data.prefetch_process:
             return StepRows(self.source(plan.sequence_length), portion)
         job = Job(

@@ -71,6 +71,8 @@ class PhasePlan:
     micro_batch: int
     accumulation: int
     """Micro-batches of a rank in one step."""
+    first_row: int = 0
+    """Place in the order of rows of this length where the phase begins: what earlier such phases consumed (rows)."""
 
 
 def plan_phases(recipe: Recipe, world_size: int) -> list[PhasePlan]:
@@ -103,7 +105,9 @@ def plan_phases(recipe: Recipe, world_size: int) -> list[PhasePlan]:
                 f"{divisors(batch // world_size)}"
             )
         if end > begin:
-            plans.append(PhasePlan(begin, end, length, batch, micro, batch // world_size // micro))
+            alike = (plan for plan in plans if plan.sequence_length == length)
+            first_row = sum((plan.end - plan.begin) * plan.global_batch for plan in alike)
+            plans.append(PhasePlan(begin, end, length, batch, micro, batch // world_size // micro, first_row))
     return plans
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -50,3 +51,22 @@ def same(one: Block, two: Block) -> bool:
 def digest(block: Block) -> str:
     """SHA-256 of what a block holds, to compare it across processes."""
     return hashlib.sha256(block.tokens.tobytes() + block.documents.tobytes() + block.sentences.tobytes()).hexdigest()
+
+
+def make_corpora(
+    folder: Path, corpora: dict[str, int], weights: dict[str, float] | None = None, tokens: int = 400
+) -> Path:
+    """Write a shard set of named corpora, each a training shard of so many blocks; block n as in `make_set`."""
+    (folder / "tokenizer").mkdir(parents=True)
+    (folder / "tokenizer/vocab.txt").write_text("".join(f"word{n}\n" for n in range(VOCABULARY)))
+    shards = []
+    seed = 0
+    for name, count in corpora.items():
+        with ShardWriter(folder, f"train-{len(shards):06d}") as writer:
+            for _ in range(count):
+                writer.add(make_block(seed, tokens))
+                seed += 1
+            shards.append(dataclasses.replace(writer.finish(), corpus=name))
+    tokenizer = TokenizerInfo("wordpiece", tokenizer_fingerprint(folder / "tokenizer"), VOCABULARY, 0, 1, 2, 3, 4)
+    Manifest("uint16", tokenizer, {"train": tuple(shards), "validation": ()}, weights or {}).write(folder)
+    return folder
