@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from data_prep.config import TokenizerConfig
 from data_prep.tokenizer import sentencepiece
-from data_prep.tokenizer.encoder import missing_special
+from data_prep.tokenizer.encoder import load_encoder, missing_special
 from data_prep.tokenizer.special import SPECIAL_TOKENS
 from electra_ds.errors import UserError
+
+MAX_BYTES = 200_000_000
+"""Largest folder that is copied as a whole."""
 
 
 def make(_: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
@@ -18,6 +22,11 @@ def make(_: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
     name = str(config.path)
     if name.endswith(".model"):
         sentencepiece.export(Path(name), folder)
+        return
+    if _is_complete(Path(name)):
+        for path in sorted(Path(name).iterdir()):
+            if path.is_file():
+                shutil.copyfile(path, folder / path.name)
         return
     tokenizer = _load(name)
     vocabulary = tokenizer.get_vocab()
@@ -30,6 +39,19 @@ def make(_: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
         raise UserError(
             f"tokenizer.path: {name} has no fast form (tokenizer.json); save it with a current release of transformers"
         )
+
+
+def _is_complete(folder: Path) -> bool:
+    """Tell whether a local folder can be taken as it is: a set's own tokenizer then keeps its fingerprint."""
+    if not ((folder / "tokenizer.json").is_file() and (folder / "tokenizer_config.json").is_file()):
+        return False
+    if sum(path.stat().st_size for path in folder.iterdir()) > MAX_BYTES:
+        return False  # a model lies there, too
+    try:
+        load_encoder(folder)
+    except UserError:
+        return False
+    return True
 
 
 def _load(name: str) -> Any:

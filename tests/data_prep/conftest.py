@@ -7,9 +7,11 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from electra_ds.cli import main
+from electra_ds.data.format import Block, decode_block, read_block_bytes, read_index, read_manifest
 
 SMALL = {
     "tokenizer.vocab_size": 400,
@@ -58,8 +60,35 @@ def refusal(capfd: pytest.CaptureFixture[str], run: Callable[[], int]) -> str:
 
 def contents(folder: Path) -> dict[str, str]:
     """Relative path: SHA-256 of every file below a folder."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    # The report tells times, which are of one run.
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "report.html")
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def blocks(folder: Path, split: str) -> list[Block]:
+    """All blocks of a split, in the order of the manifest."""
+    found = []
+    for shard in read_manifest(folder).splits[split]:
+        with open(folder / f"{shard.name}.tar", "rb") as file:
+            records = read_index(folder / f"{shard.name}.idx").records
+            found += [decode_block(read_block_bytes(file.fileno(), record, shard.name)) for record in records]
+    return found
+
+
+def texts_of(folder: Path, split: str) -> list[str]:
+    """Documents of a split, decoded, in the order in which they stand; pieces of one cut document are joined."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer/tokenizer.json"))
+    documents: list[list[int]] = []
+    for block in blocks(folder, split):
+        pieces = np.split(block.tokens, block.documents[1:])
+        for number, piece in enumerate(pieces):
+            if number == 0 and block.metadata["continues"]:
+                documents[-1] += piece.tolist()
+            else:
+                documents.append(piece.tolist())
+    return [tokenizer.decode(tokens) for tokens in documents]
 
 
 def write_json_lines(path: Path, rows: Iterable[object]) -> Path:

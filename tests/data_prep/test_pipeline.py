@@ -1,33 +1,25 @@
-"""The same bytes for any number of processes, after any kill, and for what a rerun rebuilds."""
+"""The same bytes for any number of processes and ranks, after any kill, and for what a rerun rebuilds."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-import data_prep.units
-from data_prep.documents import is_validation, sample_texts
-from data_prep.pack import Packer
-from data_prep.sources import Document
+import data_prep.plan
+from data_prep.documents import content_hashes, validation_mask
 from data_prep.tokenizer import load_encoder
-from electra_ds.data.format import decode_block, read_block_bytes, read_index, read_manifest
-from tests.data_prep.conftest import POLYGLOT, contents, options, prep, refusal
+from electra_ds.data.format import read_manifest
+from tests.data_prep.conftest import POLYGLOT, blocks, contents, prep, refusal, texts_of
 
 
 @pytest.fixture(autouse=True)
-def small_units(monkeypatch):
-    """Units of 20 kB: a corpus of a test has many."""
-    monkeypatch.setattr(data_prep.units, "UNIT_BYTES", 20_000)
+def small_pieces(monkeypatch):
+    """Pieces of 20 kB: a corpus of a test has many."""
+    monkeypatch.setattr(data_prep.plan, "PIECE_BYTES", 20_000)
 
 
 @pytest.fixture(scope="module")
@@ -49,27 +41,50 @@ def undisturbed(inputs, tmp_path_factory) -> Path:
     return output
 
 
-def blocks(folder: Path, split: str) -> list:
-    found = []
-    for shard in read_manifest(folder).splits[split]:
-        with open(folder / f"{shard.name}.tar", "rb") as file:
-            records = read_index(folder / f"{shard.name}.idx").records
-            found += [decode_block(read_block_bytes(file.fileno(), record, shard.name)) for record in records]
-    return found
+def read_texts(path: Path) -> list[str]:
+    texts = [json.loads(line)["text"] for line in path.read_text("utf-8").splitlines()]
+    return [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts]
 
 
-def test_shards_hold_every_token_of_every_document_in_order(inputs, undisturbed):
-    encoder = load_encoder(undisturbed / "tokenizer")
-    texts = [json.loads(line)["text"] for line in inputs.read_text("utf-8").splitlines()]
-    texts = [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts]
+def test_without_a_shuffle_shards_hold_every_token_of_every_document_in_order(inputs, tmp_path):
+    output = tmp_path / "set"
+    assert prep(inputs, output, shuffle="false") == 0
+    encoder = load_encoder(output / "tokenizer")
+    texts = [text.encode() for text in read_texts(inputs)]
+    held_out = validation_mask(content_hashes(texts), 0.1, 0)
     for split, wanted in (("train", False), ("validation", True)):
-        mine = [text for text in texts if is_validation(text, 0.1, 0) == wanted]
-        expected = [tokens for tokens, _ in encoder.encode(mine) if len(tokens)]
-        found = blocks(undisturbed, split)
-        assert np.array_equal(np.concatenate([block.tokens for block in found]), np.concatenate(expected))
-        assert all(2000 <= len(block.tokens) < 4000 for block in found[:-1])
+        mine = [text for text, mark in zip(texts, held_out, strict=True) if mark == wanted]
+        expected = encoder.encode(mine)
+        found = blocks(output, split)
+        assert np.array_equal(np.concatenate([block.tokens for block in found]), expected.tokens)
         starts = sum(len(block.documents) - block.metadata["continues"] for block in found)
-        assert starts == len(expected) == read_manifest(undisturbed).statistics["documents_kept"][split]
+        assert starts == np.count_nonzero(expected.token_counts)
+        assert starts == read_manifest(output).statistics["documents_kept"][split]
+
+
+def test_a_shuffle_moves_documents_and_loses_none(inputs, undisturbed, tmp_path):
+    assert prep(inputs, tmp_path / "ordered", shuffle="false") == 0
+    assert prep(inputs, tmp_path / "other", seed=1) == 0
+    for split in ("train", "validation"):
+        ordered, shuffled = texts_of(tmp_path / "ordered", split), texts_of(undisturbed, split)
+        assert sorted(ordered) == sorted(shuffled)
+        assert ordered != shuffled
+    ordered, shuffled = texts_of(tmp_path / "ordered", "train"), texts_of(undisturbed, "train")
+    places = np.array([shuffled.index(text) for text in ordered])
+    assert abs(np.corrcoef(places, np.arange(len(places)))[0, 1]) < 0.25
+    assert texts_of(tmp_path / "other", "train") != shuffled
+
+
+def test_blocks_are_full_but_the_last_of_a_shard(undisturbed):
+    shards = read_manifest(undisturbed).splits["train"]
+    found = iter(blocks(undisturbed, "train"))
+    for shard in shards:
+        sizes = [len(next(found).tokens) for _ in range(shard.blocks)]
+        assert all(2000 <= size < 4000 for size in sizes[:-1])
+        assert 0 < sizes[-1] < 4000
+    # Shards are about equally large: shard_blocks is 3 blocks of 2,000 tokens and more.
+    assert len(shards) > 5
+    assert max(shard.tokens for shard in shards) < 6 * 6000
 
 
 def test_the_manifest_counts_what_was_read_and_dropped(inputs, undisturbed):
@@ -80,12 +95,17 @@ def test_the_manifest_counts_what_was_read_and_dropped(inputs, undisturbed):
     assert sum(statistics["documents_kept"].values()) == lines - 3
     assert sum(entry["tokens"] for entry in statistics["sources"].values()) == statistics["tokens"]
     assert set(statistics["sources"]) == {"s0", "s1", "s2", "unnamed"}
+    corpus = statistics["corpora"][""]
+    assert sum(corpus["length_histogram"]) == lines - 3
+    assert corpus["languages"]["en"]["documents"] + corpus["languages"]["unknown"]["documents"] == lines - 3
+    assert 0 < statistics["vocabulary"]["used"] <= 400
 
 
 def test_a_block_names_the_source_language_and_file_of_its_documents(undisturbed):
-    block = blocks(undisturbed, "train")[0]
-    assert block.label(0) == [block.label(0)[0], "en", "corpus.jsonl"]
-    assert {block.label(number)[0] for number in range(len(block.documents))} <= {"s0", "s1", "s2"}
+    found = blocks(undisturbed, "train")
+    labels = [block.label(number) for block in found for number in range(len(block.documents))]
+    assert {label[2] for label in labels} == {"corpus.jsonl"}
+    assert {tuple(label[:2]) for label in labels} == {("s0", "en"), ("s1", "en"), ("s2", "en"), ("", "")}
 
 
 @pytest.mark.parametrize("workers", [2, 3])
@@ -94,65 +114,27 @@ def test_any_number_of_processes_makes_the_same_bytes(workers, inputs, undisturb
     assert contents(tmp_path / "set") == contents(undisturbed)
 
 
-def test_the_size_of_units_does_not_show_in_the_bytes(inputs, undisturbed, tmp_path, monkeypatch):
-    monkeypatch.setattr(data_prep.units, "UNIT_BYTES", 3000)
-    assert prep(inputs, tmp_path / "set") == 0
-    assert contents(tmp_path / "set") == contents(undisturbed)
+def test_a_finished_tokenizer_makes_the_same_shards_in_one_pass(inputs, undisturbed, tmp_path):
+    given = {"tokenizer__type": "existing", "tokenizer__path": undisturbed / "tokenizer", "tokenizer__vocab_size": None}
+    assert prep(inputs, tmp_path / "set", **given) == 0
+    mine, theirs = contents(tmp_path / "set"), contents(undisturbed)
+    del mine["manifest.json"], theirs["manifest.json"]
+    assert mine == theirs
+
+
+def test_the_size_of_pieces_does_not_show_without_a_shuffle(inputs, tmp_path, monkeypatch):
+    assert prep(inputs, tmp_path / "large", shuffle="false") == 0
+    monkeypatch.setattr(data_prep.plan, "PIECE_BYTES", 3000)
+    assert prep(inputs, tmp_path / "small", shuffle="false") == 0
+    large, small = contents(tmp_path / "large"), contents(tmp_path / "small")
+    del large["manifest.json"], small["manifest.json"]
+    assert large == small
 
 
 def test_another_seed_holds_out_other_documents(inputs, undisturbed, tmp_path):
     assert prep(inputs, tmp_path / "set", seed=1) == 0
-    mine, others = (read_manifest(folder).splits["validation"] for folder in (tmp_path / "set", undisturbed))
+    mine, others = (set(texts_of(folder, "validation")) for folder in (tmp_path / "set", undisturbed))
     assert mine != others
-
-
-SCRIPT = "import sys, data_prep.units as units; units.UNIT_BYTES = 5000; from electra_ds.cli import main\n"
-SCRIPT += "if __name__ == '__main__': sys.exit(main(sys.argv[1:]))\n"
-
-MOMENTS = {
-    "before anything": lambda output: (output / ".prep").exists(),
-    "with the tokenizer": lambda output: (output / "tokenizer").exists(),
-    "with some parts": lambda output: len(list(output.glob(".prep/part-*.npz"))) >= 3,
-    "with a shard begun": lambda output: (output / "train-000000.tar.partial").exists(),
-    "with a shard done": lambda output: (output / "train-000001.idx").exists(),
-}
-
-
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_anywhere_a_rerun_ends_with_the_same_bytes(moment, inputs, undisturbed, tmp_path):
-    output, script = tmp_path / "set", tmp_path / "run.py"
-    script.write_text(SCRIPT)
-    command = [sys.executable, str(script), *options(inputs=inputs, output=output, workers=2)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not MOMENTS[moment](output):
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    kept = {path.name: path.stat().st_mtime_ns for path in output.glob(".prep/part-*.npz")}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    if process.returncode == -signal.SIGKILL and kept and "nothing to do" not in done.stdout:
-        assert f"{len(kept)} of " in done.stderr or "parts kept" in done.stderr
-    assert contents(output) == contents(undisturbed)
-
-
-def test_workers_end_when_the_main_process_is_killed(inputs, tmp_path):
-    output, script = tmp_path / "set", tmp_path / "run.py"
-    script.write_text(SCRIPT.replace("5000", "200"))
-    command = [sys.executable, str(script), *options(inputs=inputs, output=output, workers=2)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    while process.poll() is None and not list(output.glob(".prep/part-*.npz")):
-        time.sleep(0.001)
-    process.kill()
-    process.wait()
-    for _ in range(1000):
-        try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    pytest.fail("workers outlived the main process")
 
 
 def test_a_finished_set_is_left_alone(inputs, undisturbed, capfd):
@@ -164,8 +146,6 @@ def test_a_finished_set_is_left_alone(inputs, undisturbed, capfd):
 
 @pytest.mark.parametrize("lost", ["train-000001.tar", "train-000000.idx", "validation-000000.tar", "tokenizer"])
 def test_what_was_deleted_from_a_set_is_rebuilt(lost, inputs, undisturbed, tmp_path):
-    import shutil
-
     output = tmp_path / "set"
     shutil.copytree(undisturbed, output)
     if (output / lost).is_dir():
@@ -189,48 +169,18 @@ def test_a_rebuild_from_a_changed_corpus_is_refused(inputs, tmp_path, capfd):
     assert before.items() <= contents(tmp_path / "set").items()
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=12), min_size=1, max_size=12), st.integers(16, 60))
-def test_packing_keeps_every_token_and_start_and_bounds_every_block(documents, limit):
-    """Documents given by the lengths of their sentences."""
-    emitted = []
-    packer = Packer(limit, emitted.append)
-    expected, numbers = [], iter(range(1 << 30))
-    for number, lengths in enumerate(documents):
-        tokens = np.array([next(numbers) for _ in range(sum(lengths))], np.uint32)
-        starts = np.cumsum([0, *lengths[:-1]])
-        expected += tokens[starts].tolist()
-        packer.add(tokens, starts, [str(number), "", ""])
-    packer.flush()
-    tokens = np.concatenate([block.tokens for block in emitted])
-    assert tokens.tolist() == list(range(len(tokens)))
-    assert all(limit <= len(block.tokens) < 2 * limit for block in emitted[:-1])
-    found = [int(block.tokens[start]) for block in emitted for start in block.sentences]
-    begun = {int(block.tokens[0]) for block in emitted if block.metadata["continues"]}
-    assert set(expected) <= set(found) <= set(expected) | begun
-    starts = sum(len(block.documents) - block.metadata["continues"] for block in emitted)
-    assert starts == len(documents)
-    owners = np.repeat([str(number) for number in range(len(documents))], [sum(lengths) for lengths in documents])
-    for block in emitted:
-        for number, start in enumerate(block.documents):
-            assert block.label(number)[0] == owners[block.tokens[start]]
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.text(max_size=400), max_size=60), st.integers(1000, 8000), st.randoms(use_true_random=False))
-def test_a_sample_is_bounded_and_does_not_depend_on_the_order(texts, limit, chance):
-    sample = sample_texts([Document(text) for text in texts], limit, 0)
-    size = sum(len(text.encode()) for text in texts)
-    assert sum(len(text.encode()) for text in sample) <= max(limit, 0) or size <= limit
-    if size <= limit:
-        assert sample == texts
-    shuffled = list(texts)
-    chance.shuffle(shuffled)
-    assert sorted(sample_texts([Document(text) for text in shuffled], limit, 0)) == sorted(sample)
-
-
-def test_the_validation_share_is_what_was_asked():
-    texts = [f"document {number}" for number in range(20_000)]
-    share = sum(is_validation(text, 0.05, 3) for text in texts) / len(texts)
-    assert 0.044 < share < 0.056
-    assert not any(is_validation(text, 0.0, 3) for text in texts)
+def test_an_input_written_anew_begins_an_unfinished_preparation_anew(inputs, tmp_path, capfd):
+    lines = inputs.read_text("utf-8").splitlines(keepends=True)
+    path, output = tmp_path / "corpus.jsonl", tmp_path / "set"
+    path.write_text("".join([*lines[:-3], "broken line of JSON\n"]), "utf-8")
+    refusal(capfd, lambda: prep(path, output))
+    assert list(output.glob(".prep/parts/*/*.text"))
+    good = "".join(["not read before\n".join(["", ""]), *lines[:-3]])
+    broken = path.stat().st_size
+    filler = json.dumps({"text": "x" * (broken - len(good.encode()) - len(json.dumps({"text": ""})) - 1)}) + "\n"
+    path.write_text(good + filler, "utf-8")
+    assert path.stat().st_size == broken  # so that size alone does not tell
+    assert prep(path, output) == 0
+    assert "written anew" in capfd.readouterr().err
+    assert prep(path, tmp_path / "fresh") == 0
+    assert contents(output) == contents(tmp_path / "fresh")
