@@ -22,6 +22,7 @@ COMMANDS = {
     "convert": ("electra_ds.export.command", "ZeRO checkpoint to Hugging Face folders, and back"),
     "finetune": ("electra_ds.finetune.command", "train a task head on a Hugging Face folder; scores"),
     "report": ("electra_ds.report", "one HTML page with plots of a run"),
+    "bench": ("electra_ds.bench.command", "benchmarks beside others in one run, with reports to repeat"),
 }
 """Name: (module with `main`, one line for the overview)."""
 

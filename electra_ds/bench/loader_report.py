@@ -1,0 +1,108 @@
+"""The sections of `bench loader`'s report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from electra_ds.bench.report import Section
+from electra_ds.bench.sides import SIDES
+from electra_ds.bench.statistics import Spread, ratios
+
+OURS = "electra_ds"
+
+LEAD = """\
+How fast one core turns shards into rows, beside other loaders on the same tokens in the same run. Each side has a
+process of its own, held to one core, with one thread for numerical libraries. The sides take turns, and each round
+begins with another one. Figures are medians, with the lowest and the highest round in brackets."""
+
+_TABLE = """\
+{rows} rows an epoch. *Ours / theirs*: how many times as many rows a second `electra_ds` gives, round by round. *Cold
+start*: from opening to the first batch, the files dropped from the page cache before, imports not counted; all else is
+with a warm page cache. *Stored* and *bytes read* are shares of the rows' ids as plain numbers ({length} to a row, in
+the shards' dtype); *reads* are the read system calls of an epoch. *CPU*: what an epoch takes of the process that
+trains, a row. *Memory*: how far the process's peak grew since its imports."""
+
+_FAIRNESS = """\
+`electra_ds` reads blocks of text from the shards, checks their CRC-32 and what they hold, packs them into rows of the
+length asked for at that moment, and delivers them in the canonical shuffled order, with segments, positions and token
+types beside the ids. The others are given rows that were packed before, of one length (another length means writing
+them again). They deliver ids alone, check no checksum, and where their name does not say *random* keep to the order in
+which the rows are stored. Batches are numpy arrays, in the stored dtype where the side can. Every side is checked to
+deliver the same number of rows with the same sum of ids."""
+
+_INSTALL = """\
+Left out: {packages}. Install them to have them measured. `mosaicml-streaming` asks for older numpy and transformers
+than this package but runs with these: `pip install 'electra_ds[bench]'`, then
+`pip install --no-deps mosaicml-streaming==0.13.0`."""
+
+_RANKS = """\
+One epoch at {length} tokens as the ranks of each world size read it, with the default cache: what they fetch together,
+as a share of the blocks in the shards, of which there are {blocks}. Sizes that divide the 64 canonical streams give
+each rank its own streams, and only a block on the border of two is read twice: 64 of them, however many blocks there
+are. With any other size every rank comes by every stream."""
+
+
+def comparison(result: dict[str, Any], length: int) -> Section:
+    """The table of one row length."""
+    columns = ["", "rows/s", "tokens/s", "ours / theirs", "cold start", "stored", "bytes read", "reads", "mean read"]
+    section = Section(
+        f"Rows of {length} tokens",
+        _TABLE.format(rows=f"{result['rows']:,}", length=length),
+        [*columns, "CPU", "memory"],
+    )
+    for name, side in result["sides"].items():
+        if "failed" in side:
+            section.rows.append([side["title"], f"failed: {side['failed']}", *[""] * len(columns)])
+            continue
+        rate = Spread(tuple(side["rows"] / seconds for seconds in side["seconds"]))
+        section.rows.append(
+            [
+                side["title"],
+                rate.show(),
+                f"{rate.median * length / 1e6:,.1f} M",
+                "" if name == OURS else ratios(side["seconds"], result["sides"][OURS]["seconds"]).show(".2f"),
+                f"{1e3 * side['cold_seconds']:,.0f} ms" if side["cold_dropped"] else "unknown",
+                f"{side['stored_bytes'] / result['row_bytes']:.3f}",
+                *_reads(name, side, result["row_bytes"]),
+                f"{1e6 * side['cpu_seconds'] / side['rows']:,.1f} µs",
+                f"{(side['memory'] - side['start_memory']) / 2**20:,.0f} MiB",
+            ]
+        )
+    return section
+
+
+def _reads(name: str, side: dict[str, Any], row_bytes: int) -> list[str]:
+    """Bytes, calls and mean size, where they can be counted."""
+    if SIDES[name].uncounted or side["reads"] is None:
+        return [SIDES[name].uncounted or "unknown"] * 3
+    mean = side["bytes_read"] / max(1, side["reads"])
+    return [f"{side['bytes_read'] / row_bytes:.3f}", f"{side['reads']:,}", f"{mean / 1024:,.0f} KiB"]
+
+
+def missing(packages: list[str]) -> Section:
+    """The loaders that were not there."""
+    return Section("Not installed", _INSTALL.format(packages=", ".join(packages)))
+
+
+def ranks(counts: list[dict[str, Any]], length: int) -> Section:
+    """Who reads how much."""
+    header = ["ranks", "bytes of all ranks", "reads of all ranks", "mean read", "fewest bytes of a rank", "most bytes"]
+    rows = [
+        [
+            f"{count['ranks']}",
+            f"{count['bytes'] / count['stored_bytes']:.3f}",
+            f"{count['reads']:,}",
+            f"{count['bytes'] / max(1, count['reads']) / 1024:,.0f} KiB",
+            f"{count['fewest_bytes'] / 1e6:,.2f} MB",
+            f"{count['most_bytes'] / 1e6:,.2f} MB",
+        ]
+        for count in counts
+    ]
+    return Section(
+        "Who reads what", _RANKS.format(length=length, blocks=f"{counts[0]['stored_blocks']:,}"), header, rows
+    )
+
+
+def fairness() -> Section:
+    """What the sides do and do not do."""
+    return Section("What is compared", _FAIRNESS)
