@@ -94,11 +94,6 @@ class SavedSource(_RowsSource):
             raise DataError(f"{self.name}: `datasets` cannot load this folder ({error}); save it again") from error
         return list(loaded.values()) if isinstance(loaded, datasets.DatasetDict) else [loaded]
 
-    def version(self) -> str:
-        """Return the time at which the folder was written."""
-        marks = sorted(path for name in SAVED_MARKS for path in Path(self.name).rglob(name))
-        return " ".join(str(path.stat().st_mtime_ns) for path in marks)
-
 
 class HubSource(_RowsSource):
     """``hf:NAME``, ``hf:NAME:CONFIG``, ``hf:NAME@SPLIT``; the split is ``train`` if none is named."""

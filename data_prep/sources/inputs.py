@@ -19,6 +19,7 @@ from data_prep.sources.parquet import ParquetSource
 from data_prep.sources.stored import LocalFile, RemoteFile, StoredFile
 from data_prep.sources.text import TextSource
 from electra_ds.errors import UserError
+from electra_ds.remote import is_url, location
 
 BY_PREFIX: dict[str, Callable[[str, CorpusConfig, PrepConfig], Source]] = {
     "docstrings": DocstringsSource,
@@ -60,10 +61,10 @@ def open_sources(corpus: CorpusConfig, config: PrepConfig) -> list[Source]:
         prefix, _, rest = pattern.partition(":")
         if prefix in BY_PREFIX and not rest.startswith("//") and not os.path.exists(pattern):
             sources.append(BY_PREFIX[prefix](rest, corpus, config))
-        elif remote.is_url(pattern) and not pattern.startswith(("file://", "local://")):
+        elif is_url(pattern):
             sources += _remote(pattern, corpus, config)
         else:
-            sources += _local(pattern.partition("://")[2] or pattern, corpus, config)
+            sources += _local(location(pattern), corpus, config)
     return sources
 
 

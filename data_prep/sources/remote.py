@@ -7,24 +7,16 @@ Settings (a custom S3 endpoint, keys, a proxy) are fsspec's own and the protocol
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from electra_ds.errors import DataError, UserError
+from electra_ds.remote import Retry, Truncated, with_retries
 
-T = TypeVar("T")
-
-ATTEMPTS = 6
-"""How often a request is made before it is given up."""
-
-FIRST_WAIT = 1.0
-"""Seconds before the second attempt; each later wait is twice as long: 31 s in all."""
-
-TIMEOUT = 30.0
-"""Seconds without a byte, or without a connection, after which an attempt (of http and s3) has failed."""
+RETRY = Retry(retries=5, timeout=60.0, first_delay=1.0)
+"""A request is made up to six times, each for up to a minute, with pauses of 1, 2, 4, 8 and 16 s: 6.5 minutes."""
 
 _BLOCK = 8 << 20
 """Bytes that a reader asks for at a time, one block ahead."""
@@ -44,24 +36,16 @@ _PACKAGES = {
 }
 """Protocol: what pip installs for it."""
 
-_PASSING_STATUS = (408, 425, 429)
-_CLIENTS = ("aiohttp", "aiobotocore", "botocore", "urllib3", "requests", "httpx", "httpcore", "gcsfs")
-
-
-class _ShortAnswer(OSError):
-    """Fewer bytes came than were asked for."""
-
-
-def is_url(name: str) -> bool:
-    """Tell whether a name is for fsspec (``s3://bucket/key``) rather than a path."""
-    return "://" in name
-
 
 def path_of(name: str) -> str:
-    """Return a name without an http URL's query and fragment."""
-    if name.startswith(("http://", "https://")):
-        return urlsplit(name).path
-    return name
+    """Return a name without an http URL's query, or what it is taken out of (``zip://name::s3://...``)."""
+    if "://" in name.partition("::")[0]:
+        name = name.partition("::")[0]
+    return urlsplit(name).path if _is_http(name) else name
+
+
+def _is_http(name: str) -> bool:
+    return name.startswith(("http://", "https://"))
 
 
 def file_system(url: str) -> tuple[Any, str]:
@@ -74,18 +58,18 @@ def file_system(url: str) -> tuple[Any, str]:
 
     protocol = url.partition("://")[0]
     try:
-        file_system, path = fsspec.core.url_to_fs(url, **_settings(protocol))
+        files, path = fsspec.core.url_to_fs(url, **_settings(protocol))
     except ImportError as error:
         package = _PACKAGES.get(protocol)
         advice = f"pip install {package}" if package else "install it"
         raise UserError(
             f"inputs: {url}: {protocol}:// needs a package that is not installed ({error}); {advice}"
-        ) from (error)
+        ) from error
     except ValueError as error:
         raise UserError(f"inputs: {url}: {error}; fsspec knows file, s3, gs, hf, http, https and others") from error
-    if protocol in ("s3", "s3a"):
-        file_system.retries = 1  # `patiently` does it, and says so
-    return file_system, path
+    if hasattr(files, "retries"):
+        files.retries = 1  # they are made here; the library's own would multiply with them
+    return files, path
 
 
 def _settings(protocol: str) -> dict[str, Any]:
@@ -96,40 +80,14 @@ def _settings(protocol: str) -> dict[str, Any]:
     if protocol in ("http", "https"):
         import aiohttp
 
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT, sock_read=TIMEOUT)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=RETRY.timeout, sock_read=RETRY.timeout)
         # A server that compresses on the way cannot answer ranges.
         settings = {"client_kwargs": {"timeout": timeout}, "headers": {"Accept-Encoding": "identity"}}
     elif protocol in ("s3", "s3a"):
         once = {"total_max_attempts": 1, "mode": "standard"}
-        settings = {"config_kwargs": {"connect_timeout": TIMEOUT, "read_timeout": TIMEOUT, "retries": once}}
+        settings = {"config_kwargs": {"connect_timeout": RETRY.timeout, "read_timeout": RETRY.timeout, "retries": once}}
     configured = fsspec.config.conf.get(protocol, {})
     return {name: value for name, value in settings.items() if name not in configured}
-
-
-def patiently(url: str, attempt: Callable[[], T]) -> T:
-    """Do something that may fail in passing, up to `ATTEMPTS` times.
-
-    Raises:
-        DataError: it failed for good, or too often.
-    """
-    begin = time.monotonic()
-    wait = FIRST_WAIT
-    for number in range(1, ATTEMPTS + 1):
-        try:
-            return attempt()
-        except UserError:
-            raise
-        except Exception as error:
-            if not _may_pass(error):
-                raise DataError(f"{url}: {_refusal(error)}") from error
-            if number == ATTEMPTS:
-                raise DataError(
-                    f"{url}: {_describe(error)}; tried {ATTEMPTS} times in {time.monotonic() - begin:.0f} s. "
-                    "Run the same command again when the server answers: what is done is kept"
-                ) from error
-        time.sleep(wait)
-        wait *= 2
-    raise AssertionError("unreachable")
 
 
 def fetch(url: str, start: int, end: int, size: int) -> bytes:
@@ -140,23 +98,25 @@ def fetch(url: str, start: int, end: int, size: int) -> bytes:
     """
 
     def attempt() -> bytes:
-        file_system, path = _no_missing_package(url)
-        if url.startswith(("http://", "https://")):
-            # cat_file would load the whole file from a server that ignores ranges.
-            with file_system.open(path, block_size=1, cache_type="none", size=size) as file:
+        files, path = file_system(url)
+        if _is_http(url):
+            # cat_file would load all of a large file from a server that ignores ranges.
+            with files.open(path, block_size=1, cache_type="none", size=size) as file:
                 file.seek(start)
-                data = file.read(end - start)
+                try:
+                    data = file.read(end - start)
+                except ValueError as error:
+                    raise DataError(f"{url}: its server does not answer byte ranges; download it first") from error
         else:
-            data = file_system.cat_file(path, start=start, end=end)
-        if len(data) != end - start:
-            raise _ShortAnswer(f"bytes {start:,} to {end:,} of {size:,} were asked for, {len(data):,} bytes came")
+            limit = {"timeout": RETRY.timeout} if files.async_impl else {}
+            data = files.cat_file(path, start=start, end=end, **limit)
+        if len(data) < end - start:
+            raise Truncated(f"cut short: {len(data):,} of {end - start:,} bytes came")
+        if len(data) > end - start:
+            raise DataError(f"{url}: its server does not answer byte ranges; download it first")
         return data
 
-    return patiently(url, attempt)
-
-
-def _no_missing_package(url: str) -> tuple[Any, str]:
-    return file_system(url)
+    return with_retries(attempt, f"{url} (bytes {start:,} to {end:,} of {size:,})", RETRY)
 
 
 def open_reader(url: str, size: int) -> IO[bytes]:
@@ -231,31 +191,41 @@ def find(pattern: str, has_known_ending: Callable[[str], bool]) -> Iterator[tupl
         UserError: the protocol's package is missing.
         DataError: the server does not answer.
     """
-    file_system, path = _no_missing_package(pattern)
-    is_http = pattern.startswith(("http://", "https://"))
+    files, path = file_system(pattern)
+    is_pattern = any(sign in path for sign in ("*[" if _is_http(pattern) else "*[?"))
 
     def attempt() -> dict[str, dict[str, Any]]:
-        file_system.invalidate_cache()
-        if any(sign in path for sign in ("*[" if is_http else "*[?")):
-            found = file_system.glob(path, detail=True)
-        else:
-            try:
-                about = {} if is_http and not has_known_ending(pattern) else file_system.info(path)
-            except FileNotFoundError as error:
-                if _may_pass(error):
-                    raise
-                return {}
-            if about.get("type") == "file":
+        files.invalidate_cache()
+        if is_pattern:
+            found = files.glob(path, detail=True)
+        elif not _is_http(pattern) or has_known_ending(pattern):
+            about = files.info(path)
+            if about["type"] == "file":
                 return {path: about}
-            found = file_system.find(path, detail=True)
-            found = {name: about for name, about in found.items() if has_known_ending(name)}
-        return {name: about for name, about in found.items() if about.get("type") == "file"}
+            found = files.find(path, detail=True)
+        else:
+            found = files.find(path, detail=True)
+        return {
+            name: about
+            for name, about in found.items()
+            if about["type"] == "file" and (is_pattern or has_known_ending(name))
+        }
 
-    for name, about in sorted(patiently(pattern, attempt).items()):
-        url = file_system.unstrip_protocol(name)
+    for name, about in sorted(with_retries(attempt, pattern, RETRY).items()):
+        url = _url(pattern, files, name)
         if about.get("size") is None:
-            about = patiently(url, lambda name=name: file_system.info(name))  # type: ignore[misc]
+            about = with_retries(lambda name=name: files.info(name), url, RETRY)  # type: ignore[misc]
         yield url, about
+
+
+def _url(pattern: str, files: Any, name: str) -> str:
+    """Return the URL of a file that a pattern found."""
+    head, chained, rest = pattern.partition("::")
+    if not chained:
+        return str(files.unstrip_protocol(name))
+    if "://" in head:
+        return f"{head.partition('://')[0]}://{name}::{rest}"
+    return f"{head}::{rest.partition('://')[0]}://{name}"
 
 
 def size_of(url: str, about: dict[str, Any]) -> int:
@@ -275,57 +245,3 @@ def written(about: dict[str, Any]) -> str:
         if about.get(name):
             return str(about[name])
     return ""
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _status(error: BaseException) -> int | None:
-    """Return an HTTP status that an error of one of the clients carries."""
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):  # botocore
-        found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    else:
-        found = getattr(response, "status_code", None) or getattr(error, "status", None) or getattr(error, "code", None)
-    return int(found) if str(found).isdigit() else None
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Tell whether the same request may succeed later: timeouts, broken connections, busy servers, short answers."""
-    chain = list(_chain(error))
-    statuses = [status for one in chain if (status := _status(one)) is not None]
-    if statuses:
-        return statuses[-1] >= 500 or statuses[-1] in _PASSING_STATUS
-    if any(isinstance(one, (TimeoutError, ConnectionError, EOFError, _ShortAnswer)) for one in chain):
-        return True
-    if any(isinstance(one, (FileNotFoundError, PermissionError, IsADirectoryError)) for one in chain):
-        return False
-    return any(isinstance(one, OSError) or type(one).__module__.split(".")[0] in _CLIENTS for one in chain)
-
-
-def _describe(error: BaseException) -> str:
-    deepest = list(_chain(error))[-1]
-    status = next((status for one in _chain(error) if (status := _status(one)) is not None), None)
-    if status is not None:
-        return f"the server answers {status} ({deepest})"
-    if isinstance(error, _ShortAnswer):
-        return f"the answer is cut short ({error})"
-    if isinstance(deepest, TimeoutError):
-        return f"no answer within {TIMEOUT:.0f} s"
-    return f"{type(deepest).__name__}: {deepest}"
-
-
-def _refusal(error: BaseException) -> str:
-    text = str(error) or type(error).__name__
-    if "range requests" in text:
-        return "the server does not answer byte ranges; download the file and give its path"
-    if any(isinstance(one, FileNotFoundError) for one in _chain(error)):
-        return "is not there (404)"
-    if type(error).__name__ == "NoCredentialsError":
-        return f"{text}; set the keys in the environment, or FSSPEC_S3_ANON=true for a public bucket"
-    return f"cannot be read ({text})"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import sys
 import sysconfig
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from data_prep.config import PrepConfig
 from data_prep.docstrings import docstrings_of, find_packages, is_held_out
 from data_prep.docstrings_task import TaskConfig, collect, draw, main, name_pattern
-from data_prep.sources import open_sources
 from electra_ds.errors import UserError
 from tests.data_prep.conftest import prep, refusal
+from tests.data_prep.reading import keeps_its_promises, opened, read
 
 LONG = "This documentation string has enough words to be a document of the corpus."
 
@@ -65,24 +65,24 @@ def test_a_changed_file_is_read_again(site):
 
 
 def test_short_and_repeated_strings_are_dropped_and_counted(site):
-    [source] = open_sources(PrepConfig(inputs="docstrings:alpha,beta", output=Path("unused")))
-    found = list(source.documents())
+    [source] = opened("docstrings:alpha,beta")
+    dropped: Counter[str] = Counter()
+    found = read(source, 100, dropped)
+    assert found == keeps_its_promises(source)
     assert [document.source for document in found] == ["alpha"] * 7 + ["beta"]
     assert found[0].origin == "alpha/__init__.py"
-    assert source.dropped == {"docstring too short": 1, "docstring duplicate": 1, "docstring held out": 0}
+    assert dropped == {"docstring too short": 1, "docstring duplicate": 1}
 
 
 def test_held_out_modules_give_no_text_even_where_another_module_repeats_it():
-    whole = open_sources(PrepConfig(inputs="docstrings:jsonargparse,yaml", output=Path("unused")))[0]
-    kept = open_sources(
-        PrepConfig(inputs="docstrings:jsonargparse,yaml", output=Path("unused"), docstrings_holdout=0.4)
-    )[0]
-    texts = {document.text for document in kept.documents()}
+    [whole] = opened("docstrings:jsonargparse,yaml")
+    [kept] = opened("docstrings:jsonargparse,yaml", docstrings_holdout=0.4)
+    texts = {document.text for document in read(kept)}
     everything = [docstring for package in whole.packages for docstring in docstrings_of(package)]
     held_out = {docstring.text for docstring in everything if is_held_out(docstring.module, 0.4)}
     assert texts and held_out
     assert not texts & held_out
-    assert texts | held_out >= {document.text for document in whole.documents()}
+    assert texts | held_out >= {document.text for document in read(whole)}
 
 
 def test_the_standard_library_has_no_tests_and_no_other_packages_in_it():
@@ -147,8 +147,8 @@ def test_the_same_seed_draws_the_same_task(config):
 
 
 def test_test_texts_come_from_the_modules_that_prep_leaves_out(config):
-    source = open_sources(PrepConfig(inputs=f"docstrings:{PACKAGES}", output=Path("x"), docstrings_holdout=0.5))[0]
-    seen = {" ".join(document.text.split()[:80]) for document in source.documents()}
+    [source] = opened(f"docstrings:{PACKAGES}", docstrings_holdout=0.5)
+    seen = {" ".join(document.text.split()[:80]) for document in read(source)}
     pools = collect(config)
     held_out = {text for (_, part), texts in pools.items() if part for text in texts}
     assert held_out and not held_out & seen
