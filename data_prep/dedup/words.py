@@ -21,8 +21,8 @@ import numpy as np
 from data_prep.clean.unicode import normalize
 from electra_ds.data.mixing import hash_words, mix
 
-CHUNK = 1 << 19
-"""Characters that are hashed at a time: bounds the memory to some 30 MB."""
+CHUNK = 1 << 17
+"""Characters that are hashed at a time: bounds the memory to some 10 MB."""
 
 _SEPARATOR, _LETTER, _WORD = 0, 1, 2
 _UNSPACED = (
@@ -101,6 +101,15 @@ def rolling(words: np.ndarray, longest: int) -> Iterator[tuple[int, np.ndarray]]
     state = np.zeros(len(words) + 1, np.uint64)
     for length in range(1, longest + 1):
         state = state[:-1] * np.uint64(_STEP) + words[length - 1 :] if length <= len(words) else words[:0]
+        yield length, mix(state + np.uint64(length))
+
+
+def hashes_at(words: np.ndarray, places: np.ndarray, longest: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield what `rolling` yields, but of the runs that begin at `places` only (ascending; those that fit)."""
+    state = np.zeros(len(places), np.uint64)
+    for length in range(1, longest + 1):
+        places = places[: np.searchsorted(places, len(words) - length, "right")]
+        state = state[: len(places)] * np.uint64(_STEP) + words[places + length - 1]
         yield length, mix(state + np.uint64(length))
 
 
