@@ -25,7 +25,7 @@ from electra_ds.errors import DataError
 if TYPE_CHECKING:
     from data_prep.dedup.decontaminate import Decontamination
 
-BATCH_BYTES = 2_000_000
+BATCH_BYTES = 1_000_000
 """Text that is cleaned and tokenized at a time."""
 
 

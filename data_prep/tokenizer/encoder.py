@@ -21,6 +21,7 @@ import numpy as np
 
 from data_prep.sentences import full_width_tables, plain_spaces, sentence_starts, space_mask
 from data_prep.tokenizer.special import SPECIAL_TOKENS
+from data_prep.tokenizer.words import CAPACITY, PADDING, WordNumbers
 from electra_ds.data.format import token_dtype
 from electra_ds.errors import DataError, UserError
 
@@ -28,11 +29,10 @@ MODEL_FILE = "tokenizer.model"
 """A SentencePiece model that lies beside the Hugging Face files."""
 
 _BATCH = 4096
-"""Words per call of a library: an encoding takes much more memory than its ids."""
-_KNOWN_WORDS, _KNOWN_TOKENS = 400_000, 4_000_000
-"""Words and ids kept at most, about 60 MB; beyond that all are forgotten and learned anew."""
-_LONGEST_KNOWN = 64
-"""Bytes of a word that is kept."""
+"""Words at a time for a library: an encoding takes much more memory than its ids."""
+_WORDS_A_CALL = 64
+_KNOWN_TOKENS = 4_000_000
+"""Ids of known words kept at most; beyond that, or where the table is half full, all are learned anew."""
 
 
 @dataclass(frozen=True)
@@ -118,22 +118,6 @@ def load_encoder(folder: Path) -> Encoder:
         ) from error
 
 
-class _Numbering(dict[bytes, int]):
-    """Numbers words in the order in which they are first asked for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fresh: list[bytes] = []
-        self.count = 0
-
-    def __missing__(self, word: bytes) -> int:
-        number = self.count
-        self[word] = number
-        self.count += 1
-        self.fresh.append(word)
-        return number
-
-
 class WordEncoder(Encoder):
     """For vocabularies whose pieces never cross white space: looks up words, one after another."""
 
@@ -141,72 +125,56 @@ class WordEncoder(Encoder):
     """Table for `bytes.translate`: what the library deletes, or takes for a space, though `SEPARATORS` lacks it."""
 
     def _forget(self) -> None:
-        self._numbers = _Numbering()
+        self._numbers = WordNumbers()
         self._ids = np.zeros(0, self.dtype)
-        self._ends = np.zeros(0, np.int64)
+        self._ends = np.zeros(1, np.int64)
 
     @abstractmethod
-    def _encode_words(self, words: list[bytes]) -> list[list[int]]:
-        """Ids of words, by the library."""
+    def _encode_words(self, words: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of words by the library, one after another, and how many each has, int64."""
 
     def encode(self, texts: Sequence[bytes]) -> Encoded:
         """Tokenize documents (see `Encoder`)."""
         parts = [plain_spaces(text) for text in texts]
         # White space alone lies between two documents, so no word and no sentence spans them.
-        text = b"\n".join(parts).translate(self._other_spaces)
-        data = np.frombuffer(text, np.uint8)
+        padded = (b"\n".join(parts) + b"\n" * PADDING).translate(self._other_spaces)
+        data = np.frombuffer(padded, np.uint8, len(padded) - PADDING + 1)
         spaces = space_mask(data)
-        begins = np.flatnonzero(spaces[:-1] & ~spaces[1:]) + 1
+        borders = np.flatnonzero(spaces[1:] != spaces[:-1]) + 1
         if len(data) and not spaces[0]:
-            begins = np.append(0, begins)
-        # Left are the four separators: split() cuts at each of them.
-        tokens, word_ends = self._look_up(text.split())
-        assert len(word_ends) == len(begins)
+            borders = np.append(0, borders)
+        begins, sizes = borders[::2], borders[1::2] - borders[::2]
+        tokens, word_ends = self._look_up(padded, begins, sizes)
         before = np.append(0, word_ends)
         document_ends = np.cumsum([len(part) + 1 for part in parts], dtype=np.int64)
         ends = before[np.searchsorted(begins, document_ends)]
         starts = before[np.searchsorted(begins, sentence_starts(data, spaces))]
         return self._finish(tokens, ends, starts)
 
-    def _look_up(self, words: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    def _look_up(self, padded: bytes, begins: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ids of consecutive words, and one past the last token of each, int64 [W]."""
-        numbers = np.fromiter(map(self._numbers.__getitem__, words), np.int64, len(words))
-        self._learn()
-        stops = self._ends[numbers]
-        counts = stops - np.where(numbers > 0, self._ends[numbers - 1], 0)
+        numbers, fresh = self._numbers.number(padded, begins, sizes)
+        self._learn(fresh)
+        firsts, counts = self._ends[numbers], np.diff(self._ends)[numbers]
         ends = np.cumsum(counts)
-        # From a word's first token on its ids follow each other: one step of 1 a token, a jump at each word.
-        present = np.flatnonzero(counts)
-        position = np.ones(int(ends[-1]) if len(ends) else 0, np.int64)
-        if len(present):
-            first = (stops - counts)[present]
-            position[(ends - counts)[present]] = _jumps(first, counts[present])
-        tokens = self._ids[np.cumsum(position)]
-        if self._numbers.count > _KNOWN_WORDS or len(self._ids) > _KNOWN_TOKENS:
+        # A word's ids follow each other: from token to token it is a step of 1, at each word's first token a jump.
+        steps = np.ones(int(ends[-1]) if len(ends) else 0, np.int64)
+        present = np.flatnonzero(counts) if not counts.all() else slice(None)
+        first, count = firsts[present], counts[present]
+        last = first + count - 1
+        if len(first):
+            steps[(ends - counts)[present]] = first - np.append(0, last[:-1])
+        tokens = self._ids[np.cumsum(steps)]
+        if self._numbers.count > CAPACITY or len(self._ids) > _KNOWN_TOKENS:
             self._forget()
         return tokens, ends
 
-    def _learn(self) -> None:
-        fresh, self._numbers.fresh = self._numbers.fresh, []
-        ids: list[np.ndarray] = [self._ids]
-        counts: list[int] = []
-        for start in range(0, len(fresh), _BATCH):
-            found = self._encode_words(fresh[start : start + _BATCH])
-            ids.append(np.fromiter(chain.from_iterable(found), self.dtype))
-            counts += map(len, found)
-        if fresh:
-            first = int(self._ends[-1]) if len(self._ends) else 0
-            self._ids = np.concatenate(ids)
-            self._ends = np.concatenate([self._ends, first + np.cumsum(counts, dtype=np.int64)])
-        for word in fresh:
-            if len(word) > _LONGEST_KNOWN:
-                del self._numbers[word]
-
-
-def _jumps(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """What to add at each word's first token, so that the running sum (1 a token) gives places in the known ids."""
-    last = first + counts - 1
-    return first - np.append(0, last[:-1])
+    def _learn(self, fresh: list[bytes]) -> None:
+        found = [self._encode_words(fresh[start : start + _BATCH]) for start in range(0, len(fresh), _BATCH)]
+        if found:
+            self._ids = np.concatenate([self._ids, *(ids.astype(self.dtype) for ids, _ in found)])
+            counts = np.concatenate([counts for _, counts in found])
+            self._ends = np.concatenate([self._ends, self._ends[-1] + np.cumsum(counts, dtype=np.int64)])
 
 
 class _HuggingFaceEncoder(Encoder):
@@ -238,10 +206,18 @@ class BertEncoder(_HuggingFaceEncoder, WordEncoder):
         super().__init__(folder)
         self._forget()
 
-    def _encode_words(self, words: list[bytes]) -> list[list[int]]:
-        texts = [word.decode() for word in words]
-        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+    def _encode_words(self, words: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        # Many words a call, each told from the next by its place: a call for each would cost more than the words.
+        ids, counts = [], []
+        texts = [words[start : start + _WORDS_A_CALL] for start in range(0, len(words), _WORDS_A_CALL)]
+        joined = [b" ".join(text).decode() for text in texts]
+        for text, encoding in zip(texts, self._tokenizer.encode_batch(joined, add_special_tokens=False), strict=True):
+            ids += encoding.ids
+            sizes = np.array([len(word.decode()) + 1 for word in text])
+            places = np.fromiter((begin for begin, _ in encoding.offsets), np.int64, len(encoding.ids))
+            owners = np.searchsorted(np.cumsum(sizes), places, "right")
+            counts.append(np.bincount(owners, minlength=len(text)))
+        return np.array(ids, np.int64), np.concatenate(counts)
 
 
 class SentencePieceEncoder(WordEncoder):
@@ -263,10 +239,13 @@ class SentencePieceEncoder(WordEncoder):
         self._set_vocabulary(pieces + [""] * (size - len(pieces)))
         self._forget()
 
-    def _encode_words(self, words: list[bytes]) -> list[list[int]]:
-        texts = [unicodedata.normalize(self._form, word.decode()) for word in words]
-        ids: list[list[int]] = self._model.encode(texts, num_threads=1)
-        return ids
+    def _encode_words(self, words: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        texts = [
+            word if word.isascii() else unicodedata.normalize(self._form, word.decode()).encode() for word in words
+        ]
+        ids = self._model.encode(texts, num_threads=1)
+        counts = np.array([len(found) for found in ids], np.int64)
+        return np.fromiter(chain.from_iterable(ids), np.int64, int(counts.sum())), counts
 
 
 class OffsetEncoder(_HuggingFaceEncoder):
