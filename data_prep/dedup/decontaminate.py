@@ -46,16 +46,16 @@ class Decontamination:
         left = np.repeat(np.cumsum(counts), counts) - np.arange(len(words))
         # Words of the n-gram or short text that begins at each word, 0 for none.
         wanted = np.where(left >= lengths, lengths, 0)
-        hashes = [found[wanted[: len(found)] == length] for length, found in rolling(words, self.ngram)]
-        self._lengths = frozenset(length for length, found in enumerate(hashes, 1) if len(found))
-        self._hashes = np.unique(np.concatenate(hashes))
-        if not len(self._hashes):
+        self._lengths = frozenset(np.unique(wanted[wanted > 0]).tolist())
+        if not self._lengths:
             raise DataError(
                 f"decontaminate.files: no text of {self._shortest} words in {', '.join(config.files)}; "
                 "expected the texts of an evaluation set"
             )
+        hashes = [found[wanted[: len(found)] == length] for length, found in rolling(words, self._lengths)]
+        self._hashes = np.unique(np.concatenate(hashes))
         # Every one of them begins with its first words: places where none of these beginnings stands are done with.
-        *_, (_, beginnings) = rolling(words, self._shortest)
+        ((_, beginnings),) = rolling(words, (self._shortest,))
         slots = 1 << (_SIEVE * len(self._hashes) - 1).bit_length()
         self._sieve = np.zeros(slots, bool)
         self._sieve[beginnings[wanted[: len(beginnings)] > 0] & np.uint64(slots - 1)] = True
@@ -78,13 +78,12 @@ class Decontamination:
             if several begin there); and the number of n-grams of the text, 1 if it has fewer words than one.
         """
         words, _ = word_hashes([text])
-        *_, (_, beginnings) = rolling(words, self._shortest)
+        ((_, beginnings),) = rolling(words, (self._shortest,))
         places = np.flatnonzero(self._sieve[beginnings & np.uint64(len(self._sieve) - 1)])
         found = np.zeros(len(places), np.int64)
-        for length, hashes in hashes_at(words, places, self.ngram):
-            if length in self._lengths:
-                nearest = np.minimum(np.searchsorted(self._hashes, hashes), self.size - 1)
-                found[np.flatnonzero(self._hashes[nearest] == hashes)] = length
+        for length, hashes in hashes_at(words, places, self._lengths) if len(places) else ():
+            nearest = np.minimum(self._hashes.searchsorted(hashes), self.size - 1)
+            found[: len(hashes)][self._hashes[nearest] == hashes] = length
         return places[found > 0], found[found > 0], max(1, len(words) - self.ngram + 1)
 
     def step(self, document: Document) -> Document | Rejection:

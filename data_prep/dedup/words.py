@@ -12,7 +12,7 @@ older one's lacks.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -91,26 +91,28 @@ def ngram_hashes(words: np.ndarray, counts: np.ndarray, size: int) -> tuple[np.n
         filled[np.arange(len(words)) + np.repeat(_starts(slots) - _starts(counts), counts)] = words
         words = filled
     numbers = np.where(counts > 0, slots - size + 1, 0)
-    hashes = next(hashed for length, hashed in rolling(words, size) if length == size)
+    ((_, hashes),) = rolling(words, (size,))
     places = np.arange(numbers.sum()) + np.repeat(_starts(slots) - _starts(numbers), numbers)
     return hashes[places], numbers
 
 
-def rolling(words: np.ndarray, longest: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield for each length up to `longest` the hashes of all runs of that many words, uint64 [W - length + 1]."""
+def rolling(words: np.ndarray, lengths: Collection[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield for each of the lengths, ascending, the hashes of all runs of so many words, uint64 [W - length + 1]."""
     state = np.zeros(len(words) + 1, np.uint64)
-    for length in range(1, longest + 1):
+    for length in range(1, max(lengths) + 1):
         state = state[:-1] * np.uint64(_STEP) + words[length - 1 :] if length <= len(words) else words[:0]
-        yield length, mix(state + np.uint64(length))
+        if length in lengths:
+            yield length, mix(state + np.uint64(length))
 
 
-def hashes_at(words: np.ndarray, places: np.ndarray, longest: int) -> Iterator[tuple[int, np.ndarray]]:
+def hashes_at(words: np.ndarray, places: np.ndarray, lengths: Collection[int]) -> Iterator[tuple[int, np.ndarray]]:
     """Yield what `rolling` yields, but of the runs that begin at `places` only (ascending; those that fit)."""
     state = np.zeros(len(places), np.uint64)
-    for length in range(1, longest + 1):
-        places = places[: np.searchsorted(places, len(words) - length, "right")]
+    for length in range(1, max(lengths) + 1):
+        places = places[: places.searchsorted(len(words) - length, "right")]
         state = state[: len(places)] * np.uint64(_STEP) + words[places + length - 1]
-        yield length, mix(state + np.uint64(length))
+        if length in lengths:
+            yield length, mix(state + np.uint64(length))
 
 
 class _Found(NamedTuple):
