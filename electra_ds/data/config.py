@@ -13,7 +13,7 @@ class DataConfig:
     """Which shards, how rows are packed, and in which order they come."""
 
     path: str
-    """Folder of the shard set that 'electra-ds prep' wrote."""
+    """Shard set that 'electra-ds prep' wrote: a folder, or a URL that fsspec reads (s3://, gs://, https://, hf://)."""
     sequence_length: int = 128
     """Tokens of a row, special tokens included, where training.phases does not say otherwise."""
     pairs: bool = True
@@ -42,6 +42,12 @@ class DataConfig:
     """A block that is missing or altered: stop, or skip its rows (they become padding, counted as rows_skipped)."""
     corrupt_share: float = 0.001
     """on_corrupt=skip: stop once more than this share of the rows consumed was skipped; one block is always allowed."""
+    cache_folder: str | None = None
+    """Folder on a local disk for blocks of a remote set; unset: $ELECTRA_DS_CACHE, else one among temporary files."""
+    cache_disk_bytes: int = 20_000_000_000
+    """Most bytes in that folder, shared by the ranks of a node; 0 turns it off. A local set does not use it."""
+    retries: int = 5
+    """Further tries of a remote request that timed out, broke off or met a busy server (count)."""
     audit: bool = False
     """Write the ids of the rows each rank consumed, step by step, next to the metrics."""
 
@@ -61,6 +67,9 @@ class DataConfig:
             raise ValueError(f"data.weights is set, but data.mixing={self.mixing}: set data.mixing to weights")
         if not 0 <= self.corrupt_share <= 1:
             raise ValueError(f"data.corrupt_share={self.corrupt_share:g}: must lie in [0, 1]")
+        for name in ("cache_disk_bytes", "retries"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"data.{name}={getattr(self, name)}: must be at least 0")
         for name in ("streams", "shuffle_tokens", "cache_bytes", "prefetch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name}={getattr(self, name)}: must be at least 1")

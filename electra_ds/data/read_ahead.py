@@ -5,7 +5,10 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from itertools import islice
 
+LONGEST_PLAN = 4096
+"""Keys that are remembered of an announcement."""
 STALE_AFTER = 8
 """A result gives way when nobody came for it while so many times the number of slots were asked for."""
 
@@ -18,25 +21,20 @@ class ReadAhead:
 
     def __init__(self, fetch: Callable[[int], bytes], ahead: int) -> None:
         """Args: fetch: called in any thread; ahead: results fetched or kept at a time, and threads that fetch."""
-        self._fetch, self._ahead = fetch, max(1, ahead)
-        self._asked = 0
+        self._fetch, self._ahead = fetch, ahead
+        self._plan: OrderedDict[int, None] = OrderedDict()
         self._slots: OrderedDict[int, _Slot] = OrderedDict()
         self._changed = threading.Condition()
-        self._threads = 0
+        self._asked = self._threads = 0
         self._closed = False
 
     def will_need(self, keys: Iterable[int]) -> None:
-        """Fetch these in the background, in this order; those that do not fit are left to be fetched when asked for."""
+        """Fetch these in the background, in this order, as results before them are taken; replaces what was told."""
         with self._changed:
-            for key in keys:
-                if key in self._slots:
-                    continue
-                if not self._make_room():
-                    break
-                self._slots[key] = _Slot("waiting", self._asked)
-                if self._threads < self._ahead and not self._closed:
-                    self._threads += 1
-                    threading.Thread(target=self._work, name="read-ahead", daemon=True).start()
+            self._plan = OrderedDict.fromkeys(key for key in islice(keys, LONGEST_PLAN) if key not in self._slots)
+            while self._threads < min(self._ahead, len(self._plan)) and not self._closed:
+                self._threads += 1
+                threading.Thread(target=self._work, name="read-ahead", daemon=True).start()
             self._changed.notify_all()
 
     def get(self, key: int) -> bytes:
@@ -47,19 +45,18 @@ class ReadAhead:
         """
         with self._changed:
             self._asked += 1
+            self._plan.pop(key, None)
             slot = self._slots.get(key)
-            if slot is None or slot.state == "waiting":
-                self._slots.pop(key, None)
+            mine = slot is None
+            if slot is None:
                 self._make_room()
-                slot = self._slots[key] = _Slot("running", self._asked)
-                mine = True
-            else:
-                mine = False
+                slot = self._slots[key] = _Slot(self._asked)
         if mine:
             self._run(key, slot)
         with self._changed:
-            self._changed.wait_for(lambda: slot.state == "done")
+            self._changed.wait_for(lambda: slot.done)
             slot.used = True
+            self._changed.notify_all()
             if slot.error is not None:
                 if self._slots.get(key) is slot:
                     del self._slots[key]
@@ -70,7 +67,7 @@ class ReadAhead:
     def forget(self, key: int) -> None:
         """Fetch anew when asked again."""
         with self._changed:
-            if key in self._slots and self._slots[key].state == "done":
+            if key in self._slots and self._slots[key].done:
                 del self._slots[key]
 
     def close(self) -> None:
@@ -84,7 +81,7 @@ class ReadAhead:
         """If all slots are taken, drop a result that was used or that nobody came for; False if there is none."""
         if len(self._slots) < self._ahead:
             return True
-        done = [(key, slot) for key, slot in self._slots.items() if slot.state == "done"]
+        done = [(key, slot) for key, slot in self._slots.items() if slot.done]
         used = [key for key, slot in done if slot.used]
         stale = [key for key, slot in done if self._asked - slot.since > STALE_AFTER * self._ahead]
         if not used + stale:
@@ -95,16 +92,12 @@ class ReadAhead:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._next() is not None)
-                key = self._next()
-                if key is None:
+                self._changed.wait_for(lambda: self._closed or (self._plan and self._make_room()))
+                if self._closed:
                     return
-                slot = self._slots[key]
-                slot.state = "running"
+                key, _ = self._plan.popitem(last=False)
+                slot = self._slots[key] = _Slot(self._asked)
             self._run(key, slot)
-
-    def _next(self) -> int | None:
-        return next((key for key, slot in self._slots.items() if slot.state == "waiting"), None)
 
     def _run(self, key: int, slot: _Slot) -> None:
         try:
@@ -112,16 +105,16 @@ class ReadAhead:
         except BaseException as error:  # raised again where the result is asked for
             slot.error = error
         with self._changed:
-            slot.state = "done"
+            slot.done = True
             self._changed.notify_all()
 
 
 class _Slot:
-    """One result: ``waiting`` for a thread, ``running`` or ``done``; `used` once given out; `since` which request."""
+    """One result, made when `since` others had been asked for; `used` once it was given out."""
 
-    __slots__ = ("data", "error", "since", "state", "used")
+    __slots__ = ("data", "done", "error", "since", "used")
 
-    def __init__(self, state: str, since: int) -> None:
-        self.state, self.since, self.used = state, since, False
+    def __init__(self, since: int) -> None:
+        self.since, self.done, self.used = since, False, False
         self.data: bytes | None = None
         self.error: BaseException | None = None

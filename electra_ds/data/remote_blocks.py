@@ -69,8 +69,8 @@ class RemoteBlocks:
             raise
 
     def will_need(self, blocks: Iterable[int]) -> None:
-        """Fetch blocks in the background, as many as fit."""
-        self._ahead.will_need(dict.fromkeys(self._span_of(block) for block in blocks))
+        """Fetch blocks in the background, in this order, some at a time."""
+        self._ahead.will_need(self._span_of(block) for block in blocks)
 
     def close(self) -> None:
         """Stop fetching ahead."""

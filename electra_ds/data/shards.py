@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,13 +26,15 @@ from electra_ds.data.format.index import (
 from electra_ds.data.format.manifest import read_manifest_in
 from electra_ds.data.format.shard import check_block_bytes
 from electra_ds.data.remote_blocks import RemoteBlocks, fetch_cached
-from electra_ds.data.remote_tokenizer import fetch_tokenizer
+from electra_ds.data.remote_tokenizer import local_tokenizer
 from electra_ds.errors import DataError, UserError, did_you_mean
 from electra_ds.remote import RemoteFolder, Retry
 from electra_ds.storage import LocalFolder, open_folder
 
 CACHE_DISK_BYTES = 20_000_000_000
 """Default bound of the cache of remote blocks (bytes)."""
+_HINTS = 64
+"""Blocks that the kernel is told of at a time."""
 _REQUESTS_AT_A_TIME = 16
 _PATIENCE = 0.3
 """Seconds of opening files one by one."""
@@ -71,7 +74,7 @@ class ShardSet:
                 files.
             cache_disk_bytes: most bytes in that folder; 0 turns it off.
             retries: tries after the first, of a request that may yet succeed (count).
-            read_ahead: remote requests made ahead at a time (count); their answers are kept in memory.
+            read_ahead: remote requests made ahead at a time (count); their answers are kept in memory. 0: none.
 
         Raises:
             DataError: manifest, index or tar missing, cut short or altered; a server that refuses or does not answer.
@@ -143,11 +146,14 @@ class ShardSet:
         return decoded
 
     def will_need(self, blocks: Iterable[int]) -> None:
-        """Say which blocks will be read soon, the first one first: they are fetched ahead, as many as fit."""
+        """Say which blocks will be read next, in this order: they are fetched ahead, some at a time.
+
+        Replaces what was said before. Of a local set the kernel is told, and reads ahead as it sees fit.
+        """
         if self._remote:
             self._remote.will_need(blocks)
         elif isinstance(self._storage, LocalFolder):
-            for block in blocks:
+            for block in islice(blocks, _HINTS):
                 name, record = f"{self._find(block)[0].name}.tar", self.records[block]
                 self._storage.will_need(name, int(record["offset"]), int(record["size"]))
 
@@ -157,9 +163,7 @@ class ShardSet:
         Raises:
             DataError: it cannot be fetched, or is not the one the shards were made with.
         """
-        if isinstance(self.folder, Path):
-            return self.folder / "tokenizer"
-        return fetch_tokenizer(self.folder, self.manifest, self._cache.folder if self._cache.is_on else None)
+        return local_tokenizer(self.folder, self.manifest, self._cache.folder)
 
     def close(self) -> None:
         """Close the tars and stop fetching ahead."""

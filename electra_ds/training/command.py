@@ -14,8 +14,8 @@ from pathlib import Path
 
 from electra_ds.checkpoint import CHECKPOINTS, METRICS_NAME, list_checkpoints
 from electra_ds.command_line import DEBUG_VARIABLE, print_error
-from electra_ds.data.format import read_manifest
-from electra_ds.data.format.manifest import tokenizer_fingerprint
+from electra_ds.data.format import read_manifest, tokenizer_fingerprint
+from electra_ds.data.remote_tokenizer import local_tokenizer
 from electra_ds.distributed import Place, find_place, leave
 from electra_ds.errors import DataError, UserError
 from electra_ds.files import TEMPORARY_SUFFIX, atomic_write
@@ -173,7 +173,8 @@ def keep_tokenizer(recipe: Recipe) -> None:
         DataError: its files are not those the shards were made with.
     """
     manifest = read_manifest(recipe.data.path)
-    source, target = Path(recipe.data.path) / "tokenizer", Path(recipe.output) / "tokenizer"
+    source = local_tokenizer(recipe.data.path, manifest, recipe.data.cache_folder)
+    target = Path(recipe.output) / "tokenizer"
     if tokenizer_fingerprint(source) != manifest.tokenizer.fingerprint:
         raise DataError(
             f"{source}: its files are not those the shards were made with; restore them, or rerun prep into a new "
