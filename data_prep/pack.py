@@ -142,12 +142,13 @@ class Cell:
         # Where a long sentence is cut, what follows in the next block counts as a sentence of its own.
         sentences = np.unique(np.append(begin, sentences)) - begin
         changes = np.flatnonzero(np.diff(self.labels[first:last], prepend=-1))
-        used, numbers = np.unique(self.labels[first:last][changes], return_inverse=True)
+        seen: dict[int, int] = {}
+        numbers = [seen.setdefault(label, len(seen)) for label in self.labels[first:last][changes].tolist()]
         metadata = {
             "continues": bool(starts[0] < begin),
-            "labels": [self.names[label] for label in used],
+            "labels": [self.names[label] for label in seen],
             # Runs of documents alike are written once: metadata stays small beside the tokens.
-            "runs": np.column_stack([changes, numbers]).tolist(),
+            "runs": [list(run) for run in zip(changes.tolist(), numbers, strict=True)],
         }
         documents = np.maximum(starts - begin, 0)
         return Block(

@@ -16,10 +16,12 @@ from electra_ds.data.format import read_manifest
 from tests.data_prep.conftest import POLYGLOT, blocks, contents, prep, refusal, texts_of
 
 
-@pytest.fixture(autouse=True)
-def small_pieces(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def small_pieces():
     """Pieces of 20 kB: a corpus of a test has many."""
-    monkeypatch.setattr(data_prep.plan, "PIECE_BYTES", 20_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_prep.plan, "PIECE_BYTES", 20_000)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -172,14 +174,11 @@ def test_a_rebuild_from_a_changed_corpus_is_refused(inputs, tmp_path, capfd):
 def test_an_input_written_anew_begins_an_unfinished_preparation_anew(inputs, tmp_path, capfd):
     lines = inputs.read_text("utf-8").splitlines(keepends=True)
     path, output = tmp_path / "corpus.jsonl", tmp_path / "set"
-    path.write_text("".join([*lines[:-3], "broken line of JSON\n"]), "utf-8")
+    good = json.dumps({"text": "one document more"}) + "\n"
+    path.write_text("".join([*lines, "{" * (len(good) - 1) + "\n"]), "utf-8")
     refusal(capfd, lambda: prep(path, output))
     assert list(output.glob(".prep/parts/*/*.text"))
-    good = "".join(["not read before\n".join(["", ""]), *lines[:-3]])
-    broken = path.stat().st_size
-    filler = json.dumps({"text": "x" * (broken - len(good.encode()) - len(json.dumps({"text": ""})) - 1)}) + "\n"
-    path.write_text(good + filler, "utf-8")
-    assert path.stat().st_size == broken  # so that size alone does not tell
+    path.write_text("".join([*lines[1:], lines[0], good]), "utf-8")  # as many bytes, another order
     assert prep(path, output) == 0
     assert "written anew" in capfd.readouterr().err
     assert prep(path, tmp_path / "fresh") == 0
