@@ -10,6 +10,7 @@ import pytest
 from electra_ds.data.format import read_manifest, tokenizer_fingerprint, verify_shards
 from electra_ds.data.shards import ShardSet
 from electra_ds.errors import DataError
+from tests.conftest import metrics, pretrain_options, run_ranks
 from tests.data.sets import digest, make_block, make_set, same
 
 pytest.importorskip("s3fs")
@@ -100,3 +101,20 @@ def test_refused_credentials_are_told_at_once(bucket, monkeypatch):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(DataError, match=r"manifest\.json: .*credentials.* \(1 try\)"):
         ShardSet(url)
+
+
+@pytest.mark.ranks
+def test_pretraining_reads_its_shards_from_a_bucket(bucket, tiny_shards, tmp_path):
+    import s3fs
+
+    s3fs.S3FileSystem(skip_instance_cache=True).put(str(tiny_shards), "corpora/tiny", recursive=True)
+    options = pretrain_options(Path("SHARDS"), tmp_path / "run", training__steps=3, validation__every=3)
+    arguments = ["pretrain", *(option.replace("SHARDS", "s3://corpora/tiny") for option in options)]
+    done = run_ranks(2, arguments, ELECTRA_DS_CACHE=str(tmp_path / "cache"))
+    assert "report.html" in done.stdout
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3]
+    assert metrics(tmp_path / "run", "validation")
+    assert len(list((tmp_path / "cache/blocks").iterdir())) > 2
+    assert (tmp_path / "run/tokenizer/tokenizer.json").read_bytes() == (
+        tiny_shards / "tokenizer/tokenizer.json"
+    ).read_bytes()
