@@ -60,13 +60,13 @@ class FileSource(Source):
             raise DataError(f"{self.name}: cannot be read ({error})") from error
         self.position = self.size
 
-    def decode(self, data: bytes, offset: int) -> str:
-        """Decode text of the corpus's encoding, which stands at an offset of the decompressed file.
+    def decode(self, data: bytes, offset: int, encoding: str = "") -> str:
+        """Decode text that stands at an offset of the decompressed file, of the corpus's encoding if none is given.
 
         Raises:
             DataError: it is not of that encoding, and the configuration does not say to replace.
         """
-        encoding = self.corpus.encoding or "utf-8"
+        encoding = encoding or self.corpus.encoding or "utf-8"
         try:
             return data.decode(encoding)
         except UnicodeDecodeError as error:

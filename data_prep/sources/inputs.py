@@ -15,9 +15,11 @@ from data_prep.sources.compression import COMPRESSIONS
 from data_prep.sources.docstrings import DocstringsSource
 from data_prep.sources.hf_datasets import SAVED_MARKS, HubSource, HubStreamSource, SavedSource, is_saved_dataset
 from data_prep.sources.json_lines import JsonLinesSource
+from data_prep.sources.mediawiki import MediaWikiSource
 from data_prep.sources.parquet import ParquetSource
 from data_prep.sources.stored import LocalFile, RemoteFile, StoredFile
 from data_prep.sources.text import TextSource
+from data_prep.sources.warc import WarcSource
 from electra_ds.errors import UserError
 from electra_ds.remote import is_url, location
 
@@ -39,6 +41,9 @@ BY_ENDING: dict[str, Callable[[StoredFile, CorpusConfig, PrepConfig], Source]] =
     ".parquet": ParquetSource,
     ".arrow": ArrowSource,
     ".feather": ArrowSource,
+    ".xml": MediaWikiSource,
+    ".warc": WarcSource,
+    ".wet": WarcSource,
 }
 """File name ending, after a compression's ending is taken off."""
 
@@ -130,7 +135,9 @@ def _ending(name: str) -> str:
     ending = path.suffix.lower()
     if ending in COMPRESSIONS:
         ending = path.with_suffix("").suffix.lower()
-        return ending if ending in BY_ENDING and ending not in NEVER_COMPRESSED else ""
+        ending = "" if ending in NEVER_COMPRESSED else ending
+    if ending.startswith(".xml-p"):  # Wikipedia's dumps in parts: pages-articles1.xml-p1p41242.bz2
+        ending = ".xml"
     return ending if ending in BY_ENDING else ""
 
 
