@@ -267,7 +267,13 @@ def open_shards(config: DataConfig, split: str = "train") -> ShardSet:
         DataError: the set is missing, cut short or altered.
         UserError: no such split.
     """
-    return ShardSet(config.path, split)
+    return ShardSet(
+        config.path,
+        split,
+        cache_folder=config.cache_folder,
+        cache_disk_bytes=config.cache_disk_bytes,
+        retries=config.retries,
+    )
 
 
 def require_enough_rows(source: RowSource, global_batch: int, world_size: int) -> None:
