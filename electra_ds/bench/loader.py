@@ -35,7 +35,7 @@ class LoaderBenchConfig:
     """Folder for loader.md and loader.json."""
     shards: str | None = None
     """Shard set to read; null makes one of synthetic text. Others get a copy of its rows, so keep it small."""
-    tokens: int = 16_777_216
+    tokens: int = 8_388_608
     """Tokens of the synthetic set; a set given by `shards` may have at most four times as many."""
     lengths: list[int] = field(default_factory=lambda: [512, 128])
     """Row lengths (tokens)."""

@@ -110,10 +110,12 @@ class ElectraDSThread(ElectraDS):
     def epoch(self) -> Iterator[np.ndarray]:
         """Yield rows made ahead."""
         rows_of = self.open()
-        batches = Prefetcher(rows_of, 0, ahead=2)
+        # It has no end of its own, and would read on into the next epoch.
+        nothing = np.empty((0, self.spec.length))
+        batches = Prefetcher(lambda step: rows_of(step).ids if step < self.steps else nothing, 0, ahead=2)
         try:
             for _ in range(self.steps):
-                yield next(batches).ids
+                yield next(batches)
         finally:
             rows_of.close()
             batches.close()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from electra_ds.bench import scale
+from electra_ds.bench.corpus import write_documents
 from electra_ds.bench.machine import describe, release
 from electra_ds.bench.report import Report, Section, command_line
 from electra_ds.bench.sides import SIDES, Side, Spec
@@ -61,6 +62,24 @@ def test_the_loader_benchmark_writes_its_report(tmp_path, capsys):
     ):
         assert wanted in page
     assert page.count("\n| electra_ds |") == 2  # the side, and the release it was measured with
+
+
+def test_the_preparation_benchmark_writes_its_report(tmp_path):
+    assert main(["bench", "prep", "--short", f"--output={tmp_path}", "--workers=[1]", "--vocab_size=1000"]) == 0
+    found = json.loads((tmp_path / "prep.json").read_text("utf-8"))["results"]
+    assert [(side["side"], side["workers"]) for side in found["sides"]] == [("electra-ds prep", 1), ("datasets.map", 1)]
+    rounds = [measured for side in found["sides"] for measured in side["rounds"]]
+    assert all(math.isfinite(number) and number > 0 for number in numbers(rounds))
+    assert len({measured["tokens"] for measured in rounds}) == 1
+    assert found["bytes"] >= 300_000
+    assert "`datasets.map`" in (tmp_path / "prep.md").read_text("utf-8")
+
+
+def test_documents_for_the_preparation_are_prose_each_once(tmp_path):
+    count, size = write_documents(tmp_path / "corpus.jsonl", 100_000)
+    texts = [json.loads(line)["text"] for line in (tmp_path / "corpus.jsonl").read_text("utf-8").splitlines()]
+    assert count == len(set(texts)) == len(texts)
+    assert size == sum(len(text.encode()) for text in texts) >= 100_000
 
 
 @pytest.mark.parametrize("name", [name for name, side in SIDES.items() if is_installed(side.package)])
