@@ -22,6 +22,10 @@ _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE")
 _LOCAL_SIZES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_NTASKS_PER_NODE")
 
 
+class SharedError(UserError):
+    """A user's error that every rank has learnt of: each raises it at the same collective."""
+
+
 class Team:
     """One process alone: every collective is the identity."""
 
@@ -45,7 +49,10 @@ class Team:
         return action()
 
     def check(self, problem: UserError | None) -> None:
-        """Raise on every rank if any rank met a user's error: the first one's."""
+        """Tell the other ranks of a user's error, whichever collective they wait in; raise it on every rank.
+
+        A rank that met an error calls this where the others call their next collective.
+        """
         if problem is not None:
             raise problem
 
@@ -75,13 +82,19 @@ class MpiTeam(Team):
 
     def gather_all(self, value: Value) -> list[Value]:
         """See `Team`."""
+        return self._gather_all(value, None)
+
+    def _gather_all(self, value: Value, problem: UserError | None) -> list[Value]:
         self._meet()
-        gathered: list[Value] = self._comm.allgather(value)
-        return gathered
+        gathered: list[tuple[Value, UserError | None]] = self._comm.allgather((value, problem))
+        first = next((found for _, found in gathered if found is not None), None)
+        if first is not None:
+            raise SharedError(*first.args)
+        return [found for found, _ in gathered]
 
     def gather(self, value: Value) -> list[Value] | None:
         """See `Team`; sent one by one, so that a message stays within MPI's 32-bit counts."""
-        self._meet()
+        self.gather_all(None)
         if self.rank != 0:
             self._comm.send(value, 0)
             return None
@@ -109,24 +122,19 @@ class MpiTeam(Team):
 
     def agree(self, action: Callable[[], Value]) -> Value:
         """See `Team`."""
-        result: tuple[Any, UserError | None] = (None, None)
+        value: Any = None
+        problem: UserError | None = None
         if self.rank == 0:
             try:
-                result = (action(), None)
+                value = action()
             except UserError as error:
-                result = (None, error)
-        self._meet()
-        value, problem = self._comm.bcast(result)
-        if problem is not None:
-            raise problem
-        shared: Value = value
+                problem = error
+        shared: Value = self._gather_all(value, problem)[0]
         return shared
 
     def check(self, problem: UserError | None) -> None:
         """See `Team`."""
-        first = next((found for found in self.gather_all(problem) if found is not None), None)
-        if first is not None:
-            raise first
+        self._gather_all(None, problem)
 
     def abort(self) -> None:
         """See `Team`."""

@@ -27,7 +27,7 @@ from data_prep import sample
 from data_prep.build import TEXT, TOKENS
 from data_prep.config import PrepConfig
 from data_prep.copies import Duplicates, drop_copies
-from data_prep.mpi import Team, find_team, local_ranks
+from data_prep.mpi import SharedError, Team, find_team, local_ranks
 from data_prep.plan import MAX_PIECES, Input, PartId, Plan, Shares, make_plan
 from data_prep.progress import Progress, say
 from data_prep.tally import Tally, occupied, plan_cells
@@ -66,7 +66,11 @@ def run(config: PrepConfig) -> tuple[Manifest, dict[str, Any] | None, int]:
                 manifest = preparation.run(plan.identity())
             team.agree(lambda: _publish(config, workspace, manifest))
         return manifest, preparation.measured, team.rank
-    except (UserError, KeyboardInterrupt):
+    except UserError as error:
+        if team.rank != 0:
+            raise SystemExit(2) from error  # rank 0 tells it
+        raise
+    except KeyboardInterrupt:
         raise
     except BaseException:
         if team.size > 1:
@@ -142,18 +146,17 @@ class Preparation:
     def _stage(self, name: str, action: Callable[[], Value]) -> Value:
         """Do a stage on every rank; an error on any of them ends all."""
         begun = time.monotonic()
-        result: Value | None = None
-        problem: UserError | None = None
         try:
             result = action()
+        except SharedError:
+            raise
         except UserError as error:
-            if self._team.size == 1:
-                raise
-            problem = error
-        self._team.check(problem)
+            self._team.check(error)
+            raise
+        self._team.check(None)
         entry = self.measured["stages"].setdefault(name, {"seconds": 0.0})
         entry["seconds"] += time.monotonic() - begun
-        return result  # type: ignore[return-value]
+        return result
 
     def _owner(self, part: PartId) -> int:
         return self._shares.owner(part.input, part.piece)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import data_prep.plan
 from electra_ds.cli import main
 from electra_ds.data.format import Block, decode_block, read_block_bytes, read_index, read_manifest
 
@@ -46,6 +48,46 @@ def options(**given: object) -> list[str]:
 def prep(inputs: object, output: Path, **given: object) -> int:
     """Run ``electra-ds prep`` in this process; return its exit status."""
     return main(options(inputs=inputs, output=output, **given))
+
+
+SCRIPT = """
+import os, signal, sys
+import data_prep.plan
+
+data_prep.plan.PIECE_BYTES = int(os.environ["PIECE_BYTES"])
+left = int(os.environ.get("KILL_AT_RENAME", "0"))
+rename = os.replace
+
+
+def replace(*paths):
+    global left
+    left -= 1
+    if left == 0 and os.environ["KILL_WHEN"] == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(*paths)
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+os.replace = replace
+
+from electra_ds.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+"""
+"""The command with small pieces; killed at its n-th rename if the environment says so."""
+
+
+@pytest.fixture
+def prep_command(tmp_path) -> Callable[..., list[str]]:
+    """Function of the options: the command line of a preparation in a process of its own."""
+    script = tmp_path / "run_prep.py"
+    script.write_text(SCRIPT)
+    return lambda ranks=1, **given: [
+        *([str(Path(sys.executable).with_name("mpirun")), "-n", str(ranks)] if ranks > 1 else []),
+        *(sys.executable, str(script), *options(**given)),
+    ]
 
 
 def refusal(capfd: pytest.CaptureFixture[str], run: Callable[[], int]) -> str:
@@ -95,3 +137,35 @@ def write_json_lines(path: Path, rows: Iterable[object]) -> Path:
     """Write rows as JSON lines."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
     return path
+
+
+SMALL_PIECES = 20_000
+"""Bytes of a piece: a corpus of a test has many."""
+
+
+@pytest.fixture(scope="package", autouse=True)
+def small_pieces() -> Iterator[None]:
+    """Let prep in this process cut small pieces."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_prep.plan, "PIECE_BYTES", SMALL_PIECES)
+        yield
+
+
+@pytest.fixture(scope="package")
+def inputs(corpus, tmp_path_factory) -> Path:
+    """Real text, other scripts, empty documents and a lone surrogate, as JSON lines."""
+    texts = [json.loads(line)["text"] for line in corpus.read_text("utf-8").splitlines()]
+    rows: list[dict[str, str]] = [{"text": text, "source": f"s{n % 3}", "lang": "en"} for n, text in enumerate(texts)]
+    rows += [{"text": text} for text in POLYGLOT]
+    rows += [{"text": ""}, {"text": " \n "}, {"text": "\u200b\x01"}, {"text": "lone \ud800 surrogate, and more"}]
+    path = tmp_path_factory.mktemp("inputs") / "corpus.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="package")
+def undisturbed(inputs, tmp_path_factory) -> Path:
+    """What one process makes in one go."""
+    output = tmp_path_factory.mktemp("undisturbed") / "set"
+    assert prep(inputs, output) == 0
+    return output

@@ -13,34 +13,7 @@ import data_prep.plan
 from data_prep.documents import content_hashes, validation_mask
 from data_prep.tokenizer import load_encoder
 from electra_ds.data.format import read_manifest
-from tests.data_prep.conftest import POLYGLOT, blocks, contents, prep, refusal, texts_of
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_pieces():
-    """Pieces of 20 kB: a corpus of a test has many."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data_prep.plan, "PIECE_BYTES", 20_000)
-        yield
-
-
-@pytest.fixture(scope="module")
-def inputs(corpus, tmp_path_factory) -> Path:
-    texts = [json.loads(line)["text"] for line in corpus.read_text("utf-8").splitlines()]
-    rows: list[dict[str, str]] = [{"text": text, "source": f"s{n % 3}", "lang": "en"} for n, text in enumerate(texts)]
-    rows += [{"text": text} for text in POLYGLOT]
-    rows += [{"text": ""}, {"text": " \n "}, {"text": "\u200b\x01"}, {"text": "lone \ud800 surrogate, and more"}]
-    path = tmp_path_factory.mktemp("inputs") / "corpus.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def undisturbed(inputs, tmp_path_factory) -> Path:
-    """What one process makes in one go."""
-    output = tmp_path_factory.mktemp("undisturbed") / "set"
-    assert prep(inputs, output) == 0
-    return output
+from tests.data_prep.conftest import blocks, contents, prep, refusal, texts_of
 
 
 def read_texts(path: Path) -> list[str]:
