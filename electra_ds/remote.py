@@ -154,7 +154,7 @@ def _behind(error: Exception) -> Exception:
 def explain(error: BaseException) -> str:
     """One sentence on a failed request, with what can be done about it."""
     status = http_status(error)
-    said = f"{type(error).__name__}: {error}".rstrip(": ")
+    said = f"{type(error).__name__}: {error}".rstrip(": ") + (f", HTTP status {status}" if status else "")
     if status in (401, 403) or isinstance(error, PermissionError) or "Credential" in type(error).__name__:
         return f"access refused ({said}); check the credentials of this machine and what they may read"
     if isinstance(error, ImportError):

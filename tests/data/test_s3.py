@@ -10,8 +10,10 @@ import pytest
 from electra_ds.data.format import read_manifest, tokenizer_fingerprint, verify_shards
 from electra_ds.data.shards import ShardSet
 from electra_ds.errors import DataError
+from electra_ds.remote import RemoteFolder, Retry
 from tests.conftest import metrics, pretrain_options, run_ranks
 from tests.data.sets import digest, make_block, make_set, same
+from tests.data.web import Handler, serve
 
 pytest.importorskip("s3fs")
 server = pytest.importorskip("moto.server")
@@ -118,3 +120,32 @@ def test_pretraining_reads_its_shards_from_a_bucket(bucket, tiny_shards, tmp_pat
     assert (tmp_path / "run/tokenizer/tokenizer.json").read_bytes() == (
         tiny_shards / "tokenizer/tokenizer.json"
     ).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("fault", "tries", "said"),
+    [
+        (Handler.unavailable, 3, r"HTTP status 503.*\(3 tries\)"),
+        (Handler.hang_up, 3, r"\(3 tries\)"),
+        (Handler.truncate, 3, r"\(3 tries\)"),
+        (Handler.hang, 3, r"no answer in time.*\(3 tries\)"),
+        (Handler.forbidden, 1, r"access refused.*credentials.*\(1 try\)"),
+    ],
+)
+def test_retries_are_counted_once_not_multiplied_by_those_of_the_library(tmp_path, monkeypatch, fault, tries, said):
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "bucket/a.tar").write_bytes(bytes(1000))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    with serve(tmp_path) as web:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", web.url)
+        folder = RemoteFolder("s3://bucket", Retry(retries=2, timeout=1.0, first_delay=0.01))
+        folder.read_range("a.tar", 0, 1)  # the first request sets up the session
+        web.requests.clear()
+        web.fail("a", fault, 100)
+        with pytest.raises(DataError, match=rf"s3://bucket/a\.tar \(10 bytes at offset 5\): .*{said}"):
+            folder.read_range("a.tar", 5, 10)
+        # aiohttp itself asks once more, at once, where a connection that it kept turns out to be closed.
+        assert tries <= len(web.requests) <= (2 * tries if fault is Handler.hang_up else tries)
+        web.faults.clear()
+        assert folder.read_range("a.tar", 5, 10) == bytes(10)
