@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from data_prep.config import CorpusConfig, PrepConfig
@@ -116,18 +117,19 @@ class CutFileSource(FileSource):
             if wanted(number) or number == count - 1:
                 yield Piece(number, (number * piece_bytes, end))
 
-    def content(self, piece: Piece) -> tuple[int, bytes, int]:
-        """Return a piece's offset in the decompressed file, its bytes, and how many documents were too long to read."""
+    def content(self, piece: Piece, dropped: Counter[str]) -> tuple[int, bytes]:
+        """Return a piece's offset in the decompressed file and its bytes; count the documents too long to be read."""
         if piece.payload is None:
-            return 0, b"", 0
+            return 0, b""
         start, data = piece.payload
-        too_long = 0
         if not self.streamed:
             end = data
             chunks = self.file.chunks(range_start(self.border, start), end)
             start, (data, too_long) = cut_range(chunks, self.border, self.limit, start, end)
+            if too_long:
+                dropped["too long"] += too_long
         mark = self.mark_length(data) if start == 0 else 0
-        return start + mark, data[mark:], too_long
+        return start + mark, data[mark:]
 
     def mark_length(self, data: bytes | bytearray) -> int:
         """Return the bytes of a byte order mark at a file's start."""

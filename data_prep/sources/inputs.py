@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,9 @@ BY_ENDING: dict[str, Callable[[StoredFile, CorpusConfig, PrepConfig], Source]] =
 
 NEVER_COMPRESSED = (".parquet", ".arrow", ".feather")
 """Endings of kinds that compress inside, and are read from anywhere."""
+
+NEEDED = {".xml": ("mwparserfromhell",), ".warc": ("fastwarc", "resiliparse"), ".wet": ("fastwarc",)}
+"""Endings whose reading needs packages that are not always installed."""
 
 
 def open_sources(corpus: CorpusConfig, config: PrepConfig) -> list[Source]:
@@ -149,4 +153,10 @@ def _open(file: StoredFile, corpus: CorpusConfig, config: PrepConfig) -> Source:
             f"inputs: {file.name} has the ending '{Path(file.base_name).suffix}'; known are {', '.join(BY_ENDING)}, "
             f"and {compressible} also compressed as {', '.join(COMPRESSIONS)}"
         )
+    for package in NEEDED.get(ending, ()):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"inputs: {file.name}: reading {ending} files needs a package that is not installed ({package}); "
+                f"pip install {package}, or electra_ds[web]"
+            )
     return BY_ENDING[ending](file, corpus, config)

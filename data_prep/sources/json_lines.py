@@ -17,8 +17,7 @@ class JsonLinesSource(CutFileSource):
 
     def documents(self, piece: Piece, dropped: Counter[str]) -> Iterator[Document]:
         """See `Source.documents`; blank lines are passed over."""
-        offset, data, too_long = self.content(piece)
-        dropped["too long"] += too_long
+        offset, data = self.content(piece, dropped)
         field, source, language = self.corpus.text_field or "text", self.corpus.source or "", self.corpus.language or ""
         # In UTF-8 only an escape can spell a surrogate; most files have none.
         valid = valid_unicode if b"\\u" in data or self.corpus.encoding != "utf-8" else str

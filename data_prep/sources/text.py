@@ -57,8 +57,7 @@ class TextSource(CutFileSource):
         yield self._join(self.decode(bytes(data[mark:]), mark).removesuffix("\n"))
 
     def _lines(self, piece: Piece, dropped: Counter[str]) -> Iterator[str]:
-        offset, data, too_long = self.content(piece)
-        dropped["too long"] += too_long
+        offset, data = self.content(piece, dropped)
         if not data:
             return
         for line in data.removesuffix(b"\n").split(b"\n"):
@@ -69,8 +68,7 @@ class TextSource(CutFileSource):
             offset += len(line) + 1
 
     def _paragraphs(self, piece: Piece, dropped: Counter[str]) -> Iterator[str]:
-        offset, data, too_long = self.content(piece)
-        dropped["too long"] += too_long
+        offset, data = self.content(piece, dropped)
         for start, end in _paragraph_bounds(data):
             if end - start > self.limit:
                 dropped["too long"] += 1

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
+import threading
 import zipfile
 from collections import Counter
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -153,6 +156,29 @@ def test_a_corrupt_remote_file_is_named(tmp_path, web):
     [source] = opened(f"{web.url}/a.jsonl.zst")
     with pytest.raises(DataError, match=f"{web.url}/a.jsonl.zst: corrupt or cut short"):
         read(source)
+
+
+@pytest.mark.parametrize("name", ["d.parquet", "f.arrow"])
+def test_a_table_behind_a_server_that_goes_on_stumbling_is_named(name, folder, web):
+    [source] = opened(f"{web.url}/{name}")
+    web.fail(name, Handler.unavailable, times=9)
+    with pytest.raises(DataError, match=rf"{web.url}/{name} .*503.*3 tries"):
+        read(source)
+
+
+def test_a_folder_that_a_web_server_lists(folder):
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        assert [source.name for source in opened(f"{url}/*.jsonl*")] == [f"{url}/a.jsonl", f"{url}/b.jsonl.zst"]
+        assert documents(f"{url}/sub/") == labelled("c.jsonl.gz")
+        server.shutdown()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_) -> None:
+        pass
 
 
 def test_files_in_an_archive(folder):

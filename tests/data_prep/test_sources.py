@@ -77,6 +77,35 @@ def test_lines_and_paragraphs_come_once_whatever_the_size_of_a_piece(text, size,
     assert [document.text for document in read(source, size)] == (lines if how == "line" else paragraphs)
 
 
+LENGTHS = st.lists(st.sampled_from([0, 1, 30, 999, 1000, 1001, 3000, 3200, 9000]), min_size=1, max_size=12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    lengths=LENGTHS,
+    size=st.integers(1, 12_000),
+    chunk=st.sampled_from([100, 2000, 1 << 20]),
+    between=st.sampled_from(["\n", "\n\n", "\n \n\n"]),
+    packed=st.booleans(),
+)
+def test_long_documents_are_left_out_alike_whatever_the_size_of_a_piece_or_a_read(
+    lengths, size, chunk, between, packed, tmp_path_factory
+):
+    path = tmp_path_factory.mktemp("text") / ("a.txt.gz" if packed else "a.txt")
+    texts = [chr(97 + number) * length for number, length in enumerate(lengths)]
+    data = (between.join(texts) + "\n").encode()
+    path.write_bytes(gzip.compress(data) if packed else data)
+    how = "line" if between == "\n" else "paragraph"
+    [source] = opened(str(path), text_documents=how, max_document_bytes=1000)
+    dropped: Counter[str] = Counter()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("data_prep.sources.stored.CHUNK", chunk)
+        patch.setattr("data_prep.sources.compression.CHUNK", chunk)
+        found = [document.text for document in read(source, size, dropped)]
+    assert found == [text for text in texts if len(text) <= 1000 and (text or how == "line")]
+    assert dropped["too long"] == sum(len(text) > 1000 for text in texts)
+
+
 def test_plain_text_by_file_line_and_paragraph(tmp_path):
     (tmp_path / "a.txt").write_text("one\ntwo\n\n\nthree\n", "utf-8")
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"four\n"))
@@ -172,7 +201,8 @@ def test_data_sets_saved_on_disk_whole_and_by_split(tmp_path):
     for name in ("one", "several"):
         [source] = opened(f"{tmp_path}/{name}")
         assert keeps_its_promises(source) == labelled(name)
-        assert source.identity() == {"name": f"{tmp_path}/{name}", "rows": 3} and source.version()
+        assert source.identity() == {"name": f"{tmp_path}/{name}", "rows": 3}
+        assert source.version() == opened(f"{tmp_path}/{name}")[0].version() != ""
 
 
 def test_data_sets_by_name_downloaded_and_streamed(tmp_path, monkeypatch):
@@ -187,6 +217,7 @@ def test_data_sets_by_name_downloaded_and_streamed(tmp_path, monkeypatch):
         assert keeps_its_promises(source, (1, 40, 1 << 22)) == labelled("named")[:2]
         found = documents(f"{prefix}:{tmp_path}/named@test")
         assert [document.text for document in found] == [ROWS[2]["text"]]
+        assert source.version() == opened(f"{prefix}:{tmp_path}/named")[0].version()
 
 
 def test_inputs_are_a_pattern_a_list_or_commas_in_the_order_given(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from data_prep.sources import Document
 from data_prep.sources.wikitext import plain_text
-from electra_ds.errors import DataError
+from electra_ds.errors import DataError, UserError
 from tests.data_prep.reading import keeps_its_promises, opened, read
 
 HEADER = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="de">
@@ -198,3 +198,12 @@ def test_damaged_archives_are_refused(data, message, tmp_path):
     [source] = opened(f"{tmp_path}/a.wet")
     with pytest.raises(DataError, match=message):
         read(source)
+
+
+def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch):
+    archive(tmp_path / "a.wet", WET)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=r"a\.wet: .*not installed \(fastwarc\); pip install fastwarc, or electra_ds\[web"
+    ):
+        opened(f"{tmp_path}/a.wet")
