@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from electra_ds.bench import loader_report, scale
+from electra_ds.bench.huge import measure_huge, write_huge_set
 from electra_ds.bench.loader_report import OURS
 from electra_ds.bench.machine import describe
 from electra_ds.bench.report import Report, command_line
@@ -25,6 +26,7 @@ from electra_ds.errors import UserError
 
 PACKAGES = ("numpy", "webdataset", "mosaicml-streaming", "datasets", "pyarrow", "torch")
 _CHUNK_ROWS = 4096
+_FAR_ROW = 10**9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,7 @@ class LoaderBenchConfig:
     world_sizes: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 64])
     """Numbers of ranks whose reads are counted, one rank after another in one process."""
     huge_tokens: int = 1_000_000_000_000
-    """Tokens of the synthetic set whose opening and seeking are measured, without its tars; 0 leaves it out."""
+    """Tokens of the set without text whose opening and seeking are measured; 0 leaves it out."""
     short: bool = False
     """A few seconds: a small set and two rounds. For tests; its figures mean nothing."""
 
@@ -101,7 +103,12 @@ def run(config: LoaderBenchConfig, folder: Path, command: str) -> Report:
     many = config.shards or str(write_text_set(folder / "many", tokens, block_tokens=256 if small else 8192))
     ranks = scale.count_reads(many, config.lengths[0], config.batch, config.world_sizes)
     report.results["ranks"] = ranks
-    report.sections += [loader_report.ranks(ranks, config.lengths[0]), loader_report.fairness()]
+    report.sections.append(loader_report.ranks(ranks, config.lengths[0]))
+    if config.huge_tokens:
+        asked = min(config.huge_tokens, 10**9) if small else config.huge_tokens
+        report.results["huge"] = measure_huge(write_huge_set(folder / "huge", asked), config.lengths[0], _FAR_ROW)
+        report.sections.append(loader_report.huge(report.results["huge"], config.lengths[0]))
+    report.sections.append(loader_report.fairness())
     return report
 
 

@@ -42,6 +42,11 @@ each rank its own streams, and only a block on the border of two is read twice: 
 are. With any other size every rank comes by every stream."""
 
 
+_HUGE = """\
+{blocks:,} blocks in {shards:,} shards: manifest and indexes as `prep` writes them, tars of the right size that hold
+nothing. One process, page cache warm, measured once."""
+
+
 def comparison(result: dict[str, Any], length: int) -> Section:
     """The table of one row length."""
     columns = ["", "rows/s", "tokens/s", "ours / theirs", "cold start", "stored", "bytes read", "reads", "mean read"]
@@ -101,6 +106,25 @@ def ranks(counts: list[dict[str, Any]], length: int) -> Section:
     return Section(
         "Who reads what", _RANKS.format(length=length, blocks=f"{counts[0]['stored_blocks']:,}"), header, rows
     )
+
+
+def huge(measured: dict[str, Any], length: int) -> Section:
+    """What a set of any size costs before its first row."""
+    rows = [
+        ["open: read and check manifest and every index", f"{measured['open_seconds']:.2f} s"],
+        [f"count the rows of {length} tokens in every block", f"{measured['describe_seconds']:.2f} s"],
+        [f"find row {measured['row']:,} of {measured['rows']:,}", f"{measured['find_seconds']:.2f} s"],
+        ["find the next one", f"{1e3 * measured['find_again_seconds']:.2f} ms"],
+        ["manifest and indexes on disk", f"{measured['index_bytes'] / 1e6:,.0f} MB"],
+        ["bytes of tars read", f"{measured['bytes_read']:,}"],
+        ["largest size of the process, of which before opening", _mebibytes(measured)],
+    ]
+    text = _HUGE.format(blocks=measured["blocks"], shards=measured["shards"])
+    return Section(f"Opening {measured['tokens']:,} tokens and finding a row", text, ["", ""], rows)
+
+
+def _mebibytes(measured: dict[str, Any]) -> str:
+    return f"{measured['memory'] / 2**20:,.0f} MiB, {measured['memory_before'] / 2**20:,.0f} MiB"
 
 
 def fairness() -> Section:

@@ -57,6 +57,7 @@ def test_the_loader_benchmark_writes_its_report(tmp_path, capsys):
         "# The loader",
         "## Rows of 64 tokens",
         "## Who reads what",
+        "tokens and finding a row",
         "## On what",
         "electra-ds bench loader",
     ):

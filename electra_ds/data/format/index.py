@@ -48,16 +48,21 @@ class ShardIndex:
     tar_sha256: str
 
 
-def write_index(path: str | os.PathLike[str], index: ShardIndex) -> None:
-    """Write an index atomically."""
+def encode_index(index: ShardIndex) -> bytes:
+    """The bytes of an index."""
     body = (
         HEADER.pack(
             MAGIC, VERSION, INDEX_RECORD.itemsize, len(index.records), index.tar_bytes, bytes.fromhex(index.tar_sha256)
         )
         + index.records.astype(INDEX_RECORD).tobytes()
     )
+    return body + struct.pack("<I", zlib.crc32(body))
+
+
+def write_index(path: str | os.PathLike[str], index: ShardIndex) -> None:
+    """Write an index atomically."""
     with atomic_write(path) as file:
-        file.write(body + struct.pack("<I", zlib.crc32(body)))
+        file.write(encode_index(index))
 
 
 def read_index(path: str | os.PathLike[str]) -> ShardIndex:
