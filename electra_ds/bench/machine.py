@@ -68,7 +68,7 @@ def memory_bytes() -> int:
 
 def commit() -> str | None:
     """Commit of the checkout that this package runs from, with a plus sign where it was changed; None without one."""
-    folder = Path(__file__).resolve().parent
+    folder = Path(__file__).resolve().parent.parent
 
     def git(*words: str) -> str:
         return subprocess.run(
@@ -77,7 +77,7 @@ def commit() -> str | None:
 
     try:
         # A wheel may lie inside somebody else's repository.
-        git("ls-files", "--error-unmatch", Path(__file__).name)
+        git("ls-files", "--error-unmatch", "__init__.py")
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno", "--", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None
