@@ -77,7 +77,7 @@ def test_verification_names_every_problem(copy, capsys):
         (["--verfy"], None, "did you mean 'verify'?"),
         ([], "manifest.json", "no manifest.json, so this is not a (finished) shard set"),
         ([], "train-000000.tar", "train-000000.tar: cannot be read"),
-        ([], "train-000000.idx", "train-000000.idx: cannot be read"),
+        ([], "train-000000.idx", "train-000000.idx: missing"),
         ([], "tokenizer/tokenizer.json", "tokenizer.json: cannot be read"),
     ],
 )
