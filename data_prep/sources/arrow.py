@@ -25,7 +25,7 @@ class ArrowSource(FileSource):
         """`file`: an .arrow or .feather file."""
         super().__init__(file, corpus, config)
         self._rows = RowReader.of(self.name, self.origin, corpus, config)
-        self.streamed = self.size > 0 and file.read(0, min(6, self.size)) != b"ARROW1"
+        self.streamed = file.read(0, min(6, self.size)) != b"ARROW1"
 
     def pieces(self, piece_bytes: int, wanted: Callable[[int], bool] = all_pieces) -> Iterator[Piece]:
         """See `Source.pieces`.
@@ -33,7 +33,6 @@ class ArrowSource(FileSource):
         The payload is a first and an end record batch, and which of how many equal parts of each; for the stream
         format the rows.
         """
-        self.check_not_empty()
         self.position = 0
         if self.streamed:
             yield from cut_batches(self._stream(), self._rows.field, piece_bytes, wanted)

@@ -18,8 +18,14 @@ class FileSource(Source):
     """A source that is one file, here or behind a URL, perhaps compressed."""
 
     def __init__(self, file: StoredFile, corpus: CorpusConfig, config: PrepConfig) -> None:
-        """`file`: what to read; `corpus`: with nothing unset; `config`: the preparation."""
+        """`file`: what to read; `corpus`: with nothing unset; `config`: the preparation.
+
+        Raises:
+            DataError: the file has no bytes.
+        """
         super().__init__()
+        if file.size == 0:
+            raise DataError(f"{file.name}: is empty (0 bytes); remove it from the inputs or replace it")
         self.file = file
         self.name = file.name
         self.origin = file.base_name
@@ -34,22 +40,12 @@ class FileSource(Source):
         """Return the file's etag or time of change."""
         return self.file.written
 
-    def check_not_empty(self) -> None:
-        """Refuse a file of no bytes.
-
-        Raises:
-            DataError: it is one.
-        """
-        if self.size == 0:
-            raise DataError(f"{self.name}: is empty (0 bytes); remove it from the inputs or replace it")
-
     def stream(self) -> Iterator[bytes]:
         """Yield the content from the beginning, decompressed, and keep `position`.
 
         Raises:
-            DataError: empty, cut short, corrupt or not to be read.
+            DataError: cut short, corrupt or not to be read.
         """
-        self.check_not_empty()
         try:
             with self.file.open() as file:
                 for chunk in decompressed(file, self.compression):
@@ -105,7 +101,6 @@ class CutFileSource(FileSource):
 
     def pieces(self, piece_bytes: int, wanted: Callable[[int], bool] = all_pieces) -> Iterator[Piece]:
         """See `Source.pieces`; the payload is a range of offsets, or an offset and what stands there."""
-        self.check_not_empty()
         self.position = 0
         if self.streamed:
             yield from cut_stream(Cutter(self.stream(), self.border, self.limit), piece_bytes, wanted)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,31 +26,21 @@ def is_saved_dataset(path: str) -> bool:
 class _RowsSource(Source):
     """Rows of one or several splits, in order; pieces are ranges of rows."""
 
-    def __init__(self, name: str, corpus: CorpusConfig, config: PrepConfig) -> None:
+    def __init__(self, name: str, splits: list[Any], corpus: CorpusConfig, config: PrepConfig) -> None:
         super().__init__()
         self.name = name
         self._rows = RowReader.of(name, Path(name).name, corpus, config)
-        self._splits: list[Any] | None = None
-
-    @abstractmethod
-    def _load(self) -> list[Any]:
-        """Open the splits."""
-
-    def _loaded(self) -> list[Any]:
-        if self._splits is None:
-            splits = self._load()
-            for split in splits:
-                self._rows.columns(split.features.arrow_schema)
-            # A copy for another process takes the paths of the tables along, not the rows.
-            self._splits = [split.with_format("arrow") for split in splits]
-            self.size = sum(split.data.nbytes for split in splits)
-        return self._splits
+        for split in splits:
+            self._rows.columns(split.features.arrow_schema)
+        # A copy for another process takes the paths of the tables along, not the rows.
+        self._splits = [split.with_format("arrow") for split in splits]
+        self.size = sum(split.data.nbytes for split in splits)
 
     def pieces(self, piece_bytes: int, wanted: Callable[[int], bool] = all_pieces) -> Iterator[Piece]:
         """See `Source.pieces`; the payload is the number of a split, a first and an end row."""
         self.position = 0
         ranges = []
-        for number, split in enumerate(self._loaded()):
+        for number, split in enumerate(self._splits):
             parts = max(1, min(len(split), -(-split.data.nbytes // piece_bytes)))
             bounds = [len(split) * step // parts for step in range(parts + 1)]
             ranges += [(number, first, end) for first, end in itertools.pairwise(bounds)]
@@ -63,7 +52,7 @@ class _RowsSource(Source):
     def documents(self, piece: Piece, dropped: Counter[str]) -> Iterator[Document]:
         """See `Source.documents`."""
         number, first, end = piece.payload
-        split = self._loaded()[number]
+        split = self._splits[number]
         columns = self._rows.columns(split.features.arrow_schema)
         split = split.select_columns(columns)
         for start in range(first, end, ROWS_AT_ONCE):
@@ -71,40 +60,44 @@ class _RowsSource(Source):
 
     def identity(self) -> dict[str, Any]:
         """Return the name and the number of rows."""
-        return {"name": self.name, "rows": sum(len(split) for split in self._loaded())}
+        return {"name": self.name, "rows": sum(len(split) for split in self._splits)}
 
     def version(self) -> str:
         """Return `datasets`' own fingerprints."""
-        return " ".join(split._fingerprint for split in self._loaded())
+        return " ".join(split._fingerprint for split in self._splits)
 
 
 class SavedSource(_RowsSource):
     """A folder written by ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk`` (all its splits)."""
 
     def __init__(self, path: str, corpus: CorpusConfig, config: PrepConfig) -> None:
-        """`path`: the folder, or its URL."""
-        super().__init__(path.rstrip("/"), corpus, config)
+        """`path`: the folder, or its URL.
 
-    def _load(self) -> list[Any]:
+        Raises:
+            DataError: it cannot be loaded, or has no column of text.
+        """
         import datasets
 
+        path = path.rstrip("/")
         try:
-            loaded = datasets.load_from_disk(self.name)
+            loaded = datasets.load_from_disk(path)
         except Exception as error:
-            raise DataError(f"{self.name}: `datasets` cannot load this folder ({error}); save it again") from error
-        return list(loaded.values()) if isinstance(loaded, datasets.DatasetDict) else [loaded]
+            raise DataError(f"{path}: `datasets` cannot load this folder ({error}); save it again") from error
+        splits = list(loaded.values()) if isinstance(loaded, datasets.DatasetDict) else [loaded]
+        super().__init__(path, splits, corpus, config)
 
 
 class HubSource(_RowsSource):
     """``hf:NAME``, ``hf:NAME:CONFIG``, ``hf:NAME@SPLIT``; the split is ``train`` if none is named."""
 
     def __init__(self, rest: str, corpus: CorpusConfig, config: PrepConfig) -> None:
-        """`rest`: what follows ``hf:``."""
-        super().__init__(rest, corpus, config)
-        self._parts = parse_name("hf", rest)
+        """`rest`: what follows ``hf:``.
 
-    def _load(self) -> list[Any]:
-        return [load(f"hf:{self.name}", *self._parts, streaming=False)]
+        Raises:
+            UserError: there is no such data set, or it cannot be reached.
+            DataError: it has no column of text.
+        """
+        super().__init__(rest, [load("hf", rest, streaming=False)], corpus, config)
 
 
 class HubStreamSource(Source):
@@ -113,10 +106,14 @@ class HubStreamSource(Source):
     streamed = True
 
     def __init__(self, rest: str, corpus: CorpusConfig, config: PrepConfig) -> None:
-        """`rest`: what follows ``hf-stream:``."""
+        """`rest`: what follows ``hf-stream:``.
+
+        Raises:
+            UserError: it is no name.
+        """
         super().__init__()
         self.name = rest
-        self._parts = parse_name("hf-stream", rest)
+        parse_name("hf-stream", rest)
         self._rows = RowReader.of(rest, Path(rest).name, corpus, config)
 
     def pieces(self, piece_bytes: int, wanted: Callable[[int], bool] = all_pieces) -> Iterator[Piece]:
@@ -134,7 +131,7 @@ class HubStreamSource(Source):
         return {"name": self.name}
 
     def _batches(self) -> Iterator[Any]:
-        stream = load(f"hf-stream:{self.name}", *self._parts, streaming=True)
+        stream = load("hf-stream", self.name, streaming=True)
         try:
             for table in stream.with_format("arrow").iter(ROWS_AT_ONCE):
                 yield from table.select(self._rows.columns(table.schema)).to_batches()
@@ -160,18 +157,19 @@ def parse_name(prefix: str, rest: str) -> tuple[str, str | None, str]:
     return match[1], match[2], match[3] or "train"
 
 
-def load(given: str, name: str, configuration: str | None, split: str, streaming: bool) -> Any:
-    """Open a data set of the hub.
+def load(prefix: str, rest: str, streaming: bool) -> Any:
+    """Open a data set of the hub by what follows ``hf:`` or ``hf-stream:``.
 
     Raises:
         UserError: it is not there, or cannot be reached.
     """
     import datasets
 
+    name, configuration, split = parse_name(prefix, rest)
     try:
         return datasets.load_dataset(name, configuration, split=split, streaming=streaming)
     except Exception as error:
         raise UserError(
-            f"inputs: '{given}' cannot be loaded by `datasets` ({error}); "
+            f"inputs: '{prefix}:{rest}' cannot be loaded by `datasets` ({error}); "
             "check name, configuration and split, and that this machine reaches the hub or has it cached"
         ) from error

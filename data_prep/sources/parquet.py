@@ -87,7 +87,6 @@ class ParquetSource(FileSource):
     def _open(self) -> Any:
         import pyarrow.parquet
 
-        self.check_not_empty()
         return pyarrow.parquet.ParquetFile(self.file.for_arrow())
 
     @contextmanager
