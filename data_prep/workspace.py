@@ -123,10 +123,10 @@ def _lock(lock: Any, output: Path) -> None:
 def _tidy(output: Path, made: bool) -> None:
     """After an error, remove the work folder if there is nothing in it that a rerun could use."""
     work = output / WORK_FOLDER
-    if any(work.glob("parts/*/*")) or (output / "tokenizer").exists():
+    if any(work.glob("parts/*/*.t*")) or (output / "tokenizer").exists():
         return
     with suppress(OSError):
-        if set(os.listdir(work)) <= {"lock", STATE_NAME, "tokenizer", "parts"}:
+        if not any(work.glob("shards/*")):
             shutil.rmtree(work)
         if made:
             output.rmdir()
