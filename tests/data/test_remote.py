@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from electra_ds.data.cache import CACHE_VARIABLE
 from electra_ds.data.format import read_manifest, verify_shards
 from electra_ds.data.shards import ShardSet
 from electra_ds.errors import DataError, UserError
@@ -30,8 +31,9 @@ def web(folder):
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """No pauses, and a second of patience."""
+def quick(monkeypatch, tmp_path):
+    """No pauses, a second of patience, and a cache that goes with the test."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "default"))
     monkeypatch.setattr(Retry, "__init__", lambda self, retries=5, **_: self.__dict__.update(retries=retries, **QUICK))
 
 

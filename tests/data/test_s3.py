@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from electra_ds.data.cache import CACHE_VARIABLE
 from electra_ds.data.format import read_manifest, tokenizer_fingerprint, verify_shards
 from electra_ds.data.shards import ShardSet
 from electra_ds.errors import DataError
@@ -29,6 +30,7 @@ def bucket(tmp_path_factory):
         moto.start()
         host, port = moto.get_host_and_port()
         for name, value in {
+            CACHE_VARIABLE: str(folder.parent / "cache"),
             "AWS_ENDPOINT_URL": f"http://{host}:{port}",
             "AWS_ACCESS_KEY_ID": "testing",
             "AWS_SECRET_ACCESS_KEY": "testing",
