@@ -13,12 +13,12 @@ class CleanConfig:
 
     repair: bool = False
     """Mend broken Unicode with ftfy: text that was decoded wrongly once or twice, HTML entities, wrong line ends."""
-    normalize: str = ""
-    """Unicode normal form to bring text to: ``NFC`` or ``NFKC``; empty leaves it as it is."""
-    control: bool = False
-    """Remove control characters (but tab and line feed), zero-width spaces, soft hyphens and byte order marks."""
     markup: bool = False
     """Remove HTML and XML tags, comments, scripts and styles; entities become characters."""
+    control: bool = False
+    """Remove control characters (but tab and line feed), zero-width spaces, soft hyphens and byte order marks."""
+    normalize: str = ""
+    """Unicode normal form to bring text to: ``NFC`` or ``NFKC``; empty leaves it as it is."""
     languages: list[str] = field(default_factory=list)
     """Keep documents identified as one of these languages (ISO 639-1 codes); empty identifies nothing unless
     ``identify_language`` is set."""

@@ -20,6 +20,7 @@ _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
 _LOCAL_LENGTH = 64
 """Longest part before the @ (RFC 5321, section 4.5.3.1.1); also what keeps the search linear."""
 _LOCAL = re.compile(rf"[A-Za-z0-9_]{_ATOM}*+(?:\.{_ATOM}++)*+\Z")
+_AT = re.compile(r"@(?=[A-Za-z0-9\[])")
 _LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 # The last label has a letter in front: lodash@4.17.21 is a version and no address.
 _DOMAIN = re.compile(
@@ -30,17 +31,17 @@ _DOMAIN = re.compile(
 
 def mask_emails(text: str) -> str:
     """Replace e-mail addresses (RFC 5322 dot-atoms at a host name or an address in brackets) by `EMAIL`."""
-    at = text.find("@")
-    if at < 0:
+    at = _AT.search(text)
+    if at is None:
         return text
     parts, done = [], 0
-    while at >= 0:
-        domain = _DOMAIN.match(text, at + 1)
-        local = domain and _LOCAL.search(text, max(done, at - _LOCAL_LENGTH), at)
+    while at is not None:
+        domain = _DOMAIN.match(text, at.end())
+        local = domain and _LOCAL.search(text, max(done, at.start() - _LOCAL_LENGTH), at.start())
         if domain and local:
             parts += [text[done : local.start()], EMAIL]
             done = domain.end()
-        at = text.find("@", max(done, at + 1))
+        at = _AT.search(text, max(done, at.end()))
     return "".join([*parts, text[done:]])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from data_prep.clean import language, privacy, unicode
+from data_prep.clean import language, markup, privacy, quality, unicode
 from data_prep.clean.base import Rejection, Step, on_text
 from data_prep.clean.config import CleanConfig
 from data_prep.clean.removals import Removals
@@ -27,9 +27,14 @@ class Entry(NamedTuple):
 
 STEPS: tuple[Entry, ...] = (
     Entry("repair", lambda c: c.repair, lambda c: on_text(unicode.repair())),
-    Entry("normalize", lambda c: c.normalize, lambda c: on_text(unicode.normalize(c.normalize))),
+    Entry("markup", lambda c: c.markup, lambda c: on_text(markup.remove_markup)),
     Entry("control", lambda c: c.control, lambda c: on_text(unicode.remove_control)),
+    Entry("normalize", lambda c: c.normalize, lambda c: on_text(unicode.normalize(c.normalize))),
     Entry("language", lambda c: c.languages or c.identify_language, language.language),
+    Entry("gopher_repetition", lambda c: c.gopher_repetition, lambda c: quality.gopher_repetition()),
+    Entry("gopher_quality", lambda c: c.gopher_quality, lambda c: quality.gopher_quality()),
+    Entry("c4_quality", lambda c: c.c4_quality, lambda c: quality.c4_quality()),
+    Entry("fineweb_quality", lambda c: c.fineweb_quality, lambda c: quality.fineweb_quality()),
     Entry("mask_emails", lambda c: c.mask_emails, lambda c: on_text(privacy.mask_emails)),
     Entry("mask_ips", lambda c: c.mask_ips, lambda c: on_text(privacy.mask_ips)),
 )
