@@ -146,7 +146,8 @@ def compare(config: LoaderBenchConfig, shards: str, folder: Path, length: int, r
         for _, name in in_turn(able, rounds):
             _say(f"length {length}: {SIDES[name].title}")
             measured = workers[name].ask("epoch")
-            results[name]["seconds"].append(measured.pop("seconds"))
+            for clock in ("seconds", "cpu_seconds"):
+                results[name][clock].append(measured.pop(clock))
             results[name] |= measured
     finally:
         for worker in workers.values():
@@ -164,6 +165,7 @@ def _first_epoch(worker: Worker) -> dict[str, Any]:
         "cold_dropped": cold["dropped"],
         "start_memory": worker.start_memory,
         "seconds": [],
+        "cpu_seconds": [],
         **worker.ask("sum"),
     }
 

@@ -16,11 +16,12 @@ process of its own, held to one core, with one thread for numerical libraries. T
 begins with another one. Figures are medians, with the lowest and the highest round in brackets."""
 
 _TABLE = """\
-{rows} rows an epoch. *Ours / theirs*: how many times as many rows a second `electra_ds` gives, round by round. *Cold
-start*: from opening to the first batch, the files dropped from the page cache before, imports not counted; all else is
-with a warm page cache. *Stored* and *bytes read* are shares of the rows' ids as plain numbers ({length} to a row, in
-the shards' dtype); *reads* are the read system calls of an epoch. *CPU*: what an epoch takes of the process that
-trains, a row. *Memory*: how far the process's peak grew since its imports."""
+{rows} rows an epoch. *Ours / theirs*: how many times as many rows a second `electra_ds` gives, round by round. *Rows
+per CPU second* counts the time the process was running, whatever else the machine did meanwhile; with a loader process
+it is that of the process that trains. *Cold start*: from opening to the first batch, the files dropped from the page
+cache before, imports not counted; all else is with a warm page cache. *Stored* and *bytes read* are shares of the rows'
+ids as plain numbers ({length} to a row, in the shards' dtype); *reads* are the read system calls of an epoch. *Memory*:
+how far the process's peak grew since its imports."""
 
 _FAIRNESS = """\
 `electra_ds` reads blocks of text from the shards, checks their CRC-32 and what they hold, packs them into rows of the
@@ -37,9 +38,8 @@ than this package but runs with these: `pip install 'electra_ds[bench]'`, then
 
 _RANKS = """\
 One epoch at {length} tokens as the ranks of each world size read it, with the default cache: what they fetch together,
-as a share of the blocks in the shards, of which there are {blocks}. Sizes that divide the 64 canonical streams give
-each rank its own streams, and only a block on the border of two is read twice: 64 of them, however many blocks there
-are. With any other size every rank comes by every stream."""
+as a share of the blocks in the shards, of which there are {blocks}. A size that divides the 64 canonical streams gives
+each rank streams of its own, and so each byte to one rank. With any other size every rank comes by every stream."""
 
 
 _HUGE = """\
@@ -49,15 +49,15 @@ nothing. One process, page cache warm, measured once."""
 
 def comparison(result: dict[str, Any], length: int) -> Section:
     """The table of one row length."""
-    columns = ["", "rows/s", "tokens/s", "ours / theirs", "cold start", "stored", "bytes read", "reads", "mean read"]
+    columns = ["", "rows/s", "tokens/s", "ours / theirs", "rows per CPU second", "cold start", "stored", "bytes read"]
     section = Section(
         f"Rows of {length} tokens",
         _TABLE.format(rows=f"{result['rows']:,}", length=length),
-        [*columns, "CPU", "memory"],
+        [*columns, "reads", "mean read", "memory"],
     )
     for name, side in result["sides"].items():
         if "failed" in side:
-            section.rows.append([side["title"], f"failed: {side['failed']}", *[""] * len(columns)])
+            section.rows.append([side["title"], f"failed: {side['failed']}", *[""] * (len(columns) + 1)])
             continue
         rate = Spread(tuple(side["rows"] / seconds for seconds in side["seconds"]))
         section.rows.append(
@@ -66,10 +66,10 @@ def comparison(result: dict[str, Any], length: int) -> Section:
                 rate.show(),
                 f"{rate.median * length / 1e6:,.1f} M",
                 "" if name == OURS else ratios(side["seconds"], result["sides"][OURS]["seconds"]).show(".2f"),
+                f"{Spread(tuple(side['rows'] / seconds for seconds in side['cpu_seconds'])).median:,.0f}",
                 f"{1e3 * side['cold_seconds']:,.0f} ms" if side["cold_dropped"] else "unknown",
                 f"{side['stored_bytes'] / result['row_bytes']:.3f}",
                 *_reads(name, side, result["row_bytes"]),
-                f"{1e6 * side['cpu_seconds'] / side['rows']:,.1f} µs",
                 f"{(side['memory'] - side['start_memory']) / 2**20:,.0f} MiB",
             ]
         )

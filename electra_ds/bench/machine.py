@@ -1,4 +1,4 @@
-"""What a benchmark ran on: processor, cores, memory, versions, commit."""
+"""What a benchmark ran on: processor, cores, memory, how busy it was, versions, commit."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def describe(packages: tuple[str, ...]) -> dict[str, str]:
         "processor": processor(),
         "cores": f"{len(usable_cores())} usable of {os.cpu_count()}",
         "memory": f"{memory_bytes() / 2**30:.0f} GiB",
+        "busy before": f"{os.getloadavg()[0]:.1f} processes on average in the minute before",
         "system": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
         "electra_ds": f"{__version__}, commit {commit() or 'unknown'}",

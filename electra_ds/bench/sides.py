@@ -111,10 +111,10 @@ class ElectraDSThread(ElectraDS):
         """Yield rows made ahead."""
         rows_of = self.open()
         # It has no end of its own, and would read on into the next epoch.
-        nothing = np.empty((0, self.spec.length))
-        batches = Prefetcher(lambda step: rows_of(step).ids if step < self.steps else nothing, 0, ahead=2)
+        steps, nothing = self.steps, np.empty((0, self.spec.length))
+        batches = Prefetcher(lambda step: rows_of(step).ids if step < steps else nothing, 0, ahead=2)
         try:
-            for _ in range(self.steps):
+            for _ in range(steps):
                 yield next(batches)
         finally:
             rows_of.close()
