@@ -25,7 +25,16 @@ prep = [
     "tqdm>=4.66",
     "PyYAML>=6.0",
     "protobuf>=5",  # SentencePiece models are read and rewritten as messages
+    "aiohttp>=3.9",  # corpora and shards behind http(s)://
+    "jinja2>=3.1",
 ]
+
+extras = {
+    "mpi": ["mpi4py>=4.0", "mpich>=4.2"],
+    "s3": ["s3fs>=2025.3"],
+    "web": ["mwparserfromhell>=0.7", "fastwarc>=2.0", "resiliparse>=2.0"],
+    "wandb": ["wandb>=0.19"],
+}
 
 setup(
     name="electra_ds",
@@ -56,15 +65,13 @@ setup(
         "scikit-learn>=1.5",
         "tensorboard>=2.18",
         "matplotlib>=3.9",
-        "jinja2>=3.1",
         "psutil>=6.0",
     ],
     extras_require={
-        "mpi": ["mpi4py>=4.0", "mpich>=4.2"],
-        "wandb": ["wandb>=0.19"],
+        **extras,
         "dev": [
-            "mpi4py>=4.0",
-            "mpich>=4.2",
+            *(package for name, packages in extras.items() if name != "wandb" for package in packages),
+            "moto[server]>=5.1",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",

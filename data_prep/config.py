@@ -108,7 +108,8 @@ class PrepConfig:
     download it first), ``docstrings`` or ``docstrings:numpy,scipy`` (documentation strings of installed packages;
     ``python`` is the standard library)."""
     corpora: dict[str, CorpusConfig] = field(default_factory=dict)
-    """Several named corpora in place of ``inputs``, each with inputs, language, weight and cleaning of its own."""
+    """Several named corpora in place of ``inputs``, each with inputs, language, weight and cleaning of its own; read in
+    the order of their names."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     """The vocabulary."""
     clean: CleanConfig = field(default_factory=CleanConfig)
@@ -201,7 +202,7 @@ class PrepConfig:
         _require(self.workers >= 0, "workers", self.workers, "0 (one per CPU core) or more")
 
     def resolved_corpora(self) -> dict[str, CorpusConfig]:
-        """Return the corpora with nothing unset but weights; ``inputs`` alone make one without a name."""
+        """Return the corpora by name, nothing unset but weights; ``inputs`` alone make one without a name."""
         corpora = self.corpora or {"": CorpusConfig(self.inputs)}
         return {
             name: dataclasses.replace(
@@ -214,7 +215,7 @@ class PrepConfig:
                 encoding=corpus.encoding or self.encoding,
                 clean=corpus.clean or self.clean,
             )
-            for name, corpus in corpora.items()
+            for name, corpus in sorted(corpora.items())
         }
 
     def worker_count(self) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 
 from data_prep.config import CorpusConfig, PrepConfig
 from data_prep.sources import Source, open_sources
+from data_prep.sources.bundle import Bundle, bundle
 from electra_ds.errors import UserError
 
 PIECE_BITS, DOCUMENT_BITS = 16, 26
@@ -72,7 +73,11 @@ class Plan:
     def identity(self) -> list[dict[str, Any]]:
         """What the manifest records of the inputs."""
         named = bool(self.corpora.keys() - {""})
-        return [{**({"corpus": one.corpus} if named else {}), **one.source.identity()} for one in self.inputs]
+        return [
+            {**({"corpus": one.corpus} if named else {}), **source.identity()}
+            for one in self.inputs
+            for source in (one.source.sources if isinstance(one.source, Bundle) else [one.source])
+        ]
 
     def versions(self) -> list[str]:
         """What tells that an input was written anew."""
@@ -113,13 +118,16 @@ def make_plan(config: PrepConfig) -> Plan:
         UserError: a pattern matches nothing, a file is of no known kind, or there are too many.
     """
     corpora = config.resolved_corpora()
+    found = [(name, open_sources(corpus, config)) for name, corpus in corpora.items()]
+    total = sum(source.size for _, sources in found for source in sources)
+    piece_bytes = min(max(PIECE_BYTES, total // 4096), MAX_PIECE_BYTES)
     inputs: list[Input] = []
-    for name, corpus in corpora.items():
-        for source in open_sources(corpus, config):
-            inputs.append(Input(len(inputs), name, source))
+    for name, sources in found:
+        inputs += [
+            Input(len(inputs) + offset, name, source) for offset, source in enumerate(bundle(sources, piece_bytes))
+        ]
     if len(inputs) > MAX_INPUTS:
         raise UserError(
             f"inputs: {len(inputs)} files, at most {MAX_INPUTS} can be numbered; join small files into larger ones"
         )
-    total = sum(one.source.size for one in inputs)
-    return Plan(inputs, corpora, min(max(PIECE_BYTES, total // 4096), MAX_PIECE_BYTES))
+    return Plan(inputs, corpora, piece_bytes)
