@@ -36,8 +36,8 @@ class DataConfig:
     """Packed blocks a rank keeps in memory (bytes); a run that needs more says so when it starts."""
     prefetch: int = 2
     """Global batches prepared ahead in the background (count)."""
-    prefetch_process: bool = True
-    """Read and pack in a process of its own beside each rank; false: in a thread of the rank."""
+    prefetch_process: bool = False
+    """Read and pack in a process of its own beside each rank; false: in a thread of the rank, which costs less CPU."""
     on_corrupt: Literal["stop", "skip"] = "stop"
     """A block that is missing or altered: stop, or skip its rows (they become padding, counted as rows_skipped)."""
     corrupt_share: float = 0.001

@@ -64,11 +64,6 @@ class Mixture:
         # [C, S]: slots of each corpus before each stream's place.
         self._skipped = np.stack([np.searchsorted(places, self._begin) for places in self._places])
 
-    def prepare(self, epoch: int) -> None:
-        """Work out the layout of an epoch of every corpus now."""
-        for order in self._orders:
-            order.prepare(epoch)
-
     def open_blocks(self) -> float:
         """Blocks that all streams work on at once, at most."""
         return sum(order.open_blocks() for order in self._orders)

@@ -66,7 +66,7 @@ def test_a_mixed_run_counts_each_corpuss_own_epochs(corpora, mixed):
 
 def test_a_mixed_run_resumes_on_more_ranks_with_the_same_rows(corpora, mixed, tmp_path):
     options = pretrain_options(corpora, tmp_path / "run", **MIXED, deepspeed="zero0")
-    run_ranks(1, ["pretrain", *options, "--training.stop_after=5", "--data.prefetch_process=false"])
+    run_ranks(1, ["pretrain", *options, "--training.stop_after=5", "--data.prefetch_process=true"])
     run_ranks(2, ["pretrain", *options])
     assert consumed(tmp_path / "run") == consumed(mixed)
     assert figures(tmp_path / "run", "step", "epochs", "tokens_consumed") == figures(
@@ -139,7 +139,9 @@ def children(pid: int) -> list[int]:
 
 
 def test_a_killed_loader_process_ends_the_run_with_one_clear_error(corpora, tmp_path):
-    options = pretrain_options(corpora, tmp_path / "run", training__steps=100_000, checkpoint__every=10)
+    options = pretrain_options(
+        corpora, tmp_path / "run", training__steps=100_000, checkpoint__every=10, data__prefetch_process="true"
+    )
     with open(tmp_path / "log", "w") as log:
         running = subprocess.Popen(
             [sys.executable, "-m", "electra_ds", "pretrain", *options], env=environment(), stdout=log, stderr=log
