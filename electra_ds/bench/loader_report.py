@@ -16,9 +16,10 @@ process of its own, held to one core, with one thread for numerical libraries. T
 begins with another one. Figures are medians, with the lowest and the highest round in brackets."""
 
 _TABLE = """\
-{rows} rows an epoch. *Ours / theirs*: how many times as many rows a second `electra_ds` gives, round by round. *Rows
-per CPU second* counts the time the process was running, whatever else the machine did meanwhile; with a loader process
-it is that of the process that trains. *Cold start*: from opening to the first batch, the files dropped from the page
+{rows} rows an epoch, opening (and starting the loader process, where there is one) included. *Ours / theirs*: how many
+times as many rows a second `electra_ds` gives, round by round. *Rows per CPU second* counts the time the process was
+running, whatever else the machine did meanwhile; with a loader process it is that of the process that trains. *Cold
+start*: from opening to the first batch, the files dropped from the page
 cache before, imports not counted; all else is with a warm page cache. *Stored* and *bytes read* are shares of the rows'
 ids as plain numbers ({length} to a row, in the shards' dtype); *reads* are the read system calls of an epoch. *Memory*:
 how far the process's peak grew since its imports."""
