@@ -36,11 +36,9 @@ def _elements(names: str) -> frozenset[str]:
     return frozenset(names.split())
 
 
-_ALONE = _elements(
-    "area base body br col colgroup dd dt embed frame head hr html img input li link meta option p param source "
-    "tbody td tfoot th thead tr track wbr"
-)
-"""Elements whose other tag may be left out (HTML standard, section 13.1.2.4) or does not exist."""
+_ALONE = _elements("br col colgroup dd dt hr img li p tbody td tfoot th thead tr wbr")
+"""Elements whose other tag may be left out (HTML standard, section 13.1.2.4) or does not exist; without those that are
+also what a manual writes for something to fill in, such as ``<option>`` and ``<source>``."""
 _BLOCKS = _elements(
     "address article aside blockquote body br center dd details dialog div dl dt fieldset figcaption figure footer "
     "form h1 h2 h3 h4 h5 h6 head header hr html legend li main menu nav ol option p pre script section select style "
@@ -58,7 +56,7 @@ _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]
 def remove_markup(text: str) -> str:
     """Remove tags, comments, instructions, and scripts and styles with their content; decode entities.
 
-    A tag is removed if it has an attribute with a value, if it closes itself (``<br/>``), if its element may stand
+    A tag is removed if it has attributes as HTML has them, if it closes itself (``<br/>``), if its element may stand
     alone in HTML (``<p>``), or if its other tag occurs in the document as well: ``<T>`` in prose about generic types
     stays. Block elements become line ends, cells of tables tabs. Takes time linear in the text.
     """
@@ -87,7 +85,7 @@ def _without_tags(text: str) -> str:
                 continue
             kept = "" if tag["comment"] is not None else text[end:found]
             end = found + len(mark)
-        elif name and not (name in pairs or tag["empty"] or "=" in (tag["attributes"] or "")):
+        elif name and not (name in pairs or tag["empty"] or tag["attributes"]):
             continue
         else:
             kept = "\n" if name in _BLOCKS else "\t" if name in _CELLS and tag["open"] else ""

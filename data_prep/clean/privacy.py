@@ -31,9 +31,9 @@ _DOMAIN = re.compile(
 
 def mask_emails(text: str) -> str:
     """Replace e-mail addresses (RFC 5322 dot-atoms at a host name or an address in brackets) by `EMAIL`."""
-    at = _AT.search(text)
-    if at is None:
+    if "@" not in text:
         return text
+    at = _AT.search(text)
     parts, done = [], 0
     while at is not None:
         domain = _DOMAIN.match(text, at.end())

@@ -48,7 +48,7 @@ _DOUBTFUL = re.compile("[^\n\t -%'-~‘’“”–—…]")
 """What repair may have to do with: entities (&), controls, and all that is not ASCII but for the commonest punctuation.
 Of the latter no two make a UTF-8 sequence in any of the encodings that ftfy tries: they are all leading bytes in some,
 all continuation bytes in others."""
-_LINE_ENDS = re.compile("\r\n|[\r\u0085\u2028\u2029]")
+_LINE_ENDS = re.compile("\r\n|[\r\u2028\u2029]")
 _SEGMENT = 100_000
 """Characters that ftfy sees at a time: it decides by the whole segment, and a document may be one line."""
 
