@@ -114,19 +114,29 @@ def gopher_quality() -> Step:
 def c4_quality() -> Step:
     """Return the step of the rules of C4 (Raffel et al. 2020, section 2.2).
 
-    Lines must end in a terminal mark (. ? ! " ') and have three words, none longer than 1,000 characters, and may not
-    mention JavaScript, cookies or terms of use; other lines are removed, citation marks such as [12] too. Documents
-    with a curly bracket, with "lorem ipsum" or with fewer than five sentences left are dropped. The list of bad words
-    is not applied. Made for English: a line that ends in a mark of another script, or in a closing curly quotation
-    mark, goes.
+    Lines must end in a terminal mark (. ? ! or a closing quotation mark) and have three words, none longer than 1,000
+    characters, and may not mention JavaScript, cookies or terms of use; other lines are removed, citation marks such as
+    [12] too. Documents with a curly bracket, with "lorem ipsum" or with fewer than five sentences left are dropped. The
+    list of bad words is not applied. Made for English: lines that end in a mark of another script go.
     """
-    filters = library(_FILTERS, "c4_quality")
+    filters = library(f"{_FILTERS}.c4_filters", "c4_quality")
+    marks = (*filters.END_PUNCTUATION, "”", "’", "»")
 
-    class Quiet(filters.C4QualityFilter):  # type: ignore[name-defined]
+    def ends_well(line: str) -> bool:
+        line = filters.CITATION_REGEX.sub("", line.strip())
+        return line.endswith(marks) and not line.endswith(filters.ELLIPSIS)
+
+    class WithAnyQuotes(filters.C4QualityFilter):  # type: ignore[name-defined]
+        """With the "end quotation mark" of the paper in any shape: straight ones alone cut a quarter out of novels."""
+
+        def filter(self, document: Any) -> bool | tuple[bool, str]:
+            document.text = "\n".join(filter(ends_well, document.text.splitlines()))
+            return super().filter(document)
+
         def stat_update(self, *labels: str, **_: Any) -> None:
             """Do without datatrove's statistics of every line, which take as long as the rules."""
 
-    return _step(lambda _: Quiet(language=_tokenizer(_TOKENS.findall)))
+    return _step(lambda _: WithAnyQuotes(language=_tokenizer(_TOKENS.findall), filter_no_terminal_punct=False))
 
 
 def fineweb_quality() -> Step:

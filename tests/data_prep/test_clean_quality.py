@@ -129,7 +129,7 @@ def test_gopher_repetition(text: str, reason: str) -> None:
 
 
 def test_c4_removes_lines() -> None:
-    lines = PROSE.replace(". ", ".\n").split("\n")
+    lines = [*PROSE.replace(". ", ".\n").split("\n"), "“And so it was,” he said, “to the end!”"]
     menu = ["Home | About | Contact", "Too short.", "Please enable JavaScript to go on.", "This site uses cookies, ok?"]
     removed = Removals()
     cleaner = Cleaner(CleanConfig(c4_quality=True), None)
