@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from electra_ds.command_line import bare_flag, parse
-from electra_ds.data.format import (
-    Block,
-    Manifest,
-    ShardInfo,
-    decode_block,
-    read_block_bytes,
-    read_index,
-    read_manifest,
-    verify_shards,
-)
-from electra_ds.errors import DataError, UserError, did_you_mean
-
-SHOWN_TOKENS = 60
-"""Tokens of a document that are decoded for show."""
+from electra_ds.data.config import DataConfig
+from electra_ds.data.format import Manifest, read_manifest, verify_shards
+from electra_ds.data.mixture import corpora
+from electra_ds.data.rows import SHORTEST_ROW
+from electra_ds.data.shards import ShardSet
+from electra_ds.data.show import show_block, show_document, show_row
+from electra_ds.errors import DataError, UserError
 
 
 @dataclass(frozen=True)
 class InspectConfig:
-    """Show what a shard set holds; verify every checksum."""
+    """Show what a shard set holds: counts, any block, document or row; verify every checksum."""
 
-    path: Path
-    """Folder of the shard set (may be given without ``--path``)."""
+    path: str
+    """Folder or URL of the shard set (may be given without ``--path``)."""
     verify: bool = False
     """Read everything and compare every checksum with the manifest."""
     split: str = "train"
@@ -40,11 +30,29 @@ class InspectConfig:
     block: int | None = None
     """Number of the block to show, counted from 0 through the split; unset shows the first."""
     documents: int = 3
-    """Documents of that block to decode."""
+    """Documents of that block to decode (count), each in its first 60 tokens."""
+    document: int | None = None
+    """Number of a document to show whole, counted from 0 through the split as its index counts document starts."""
+    row: int | None = None
+    """Number of a row to show as a run of training sees it, counted from 0 through the split, as audits number rows."""
+    sequence_length: int = 128
+    """With `row`: tokens of a row, as the run's data.sequence_length or its phase's."""
+    pairs: bool = True
+    """With `row`: the run's data.pairs."""
+    seed: int = 0
+    """With `row`: the run's training.seed; it decides where pairs are split."""
+    epoch: int = 0
+    """With `row`: pass over the data (count from 0); each splits pairs elsewhere."""
 
     def __post_init__(self) -> None:
         if self.documents < 0:
             raise UserError(f"documents: {self.documents} is not possible; expected 0 or more")
+        if sum(value is not None for value in (self.block, self.document, self.row)) > 1:
+            raise UserError("block, document, row: only one of them can be shown at a time")
+        if self.sequence_length < SHORTEST_ROW:
+            raise UserError(
+                f"sequence_length: {self.sequence_length} is not possible; expected at least {SHORTEST_ROW}"
+            )
 
 
 def main(arguments: list[str], program: str) -> int:
@@ -53,9 +61,19 @@ def main(arguments: list[str], program: str) -> int:
     manifest = read_manifest(config.path)
     if config.verify:
         return _verify(config.path, manifest)
-    print(describe(config.path, manifest))
-    if manifest.total(config.split, "blocks") or config.block is not None or config.split not in manifest.splits:
-        print(show_block(config, manifest))
+    asked = next((name for name in ("block", "document", "row") if getattr(config, name) is not None), None)
+    if not asked:
+        print(describe(config.path, manifest), end="\n\n")
+        if config.split in manifest.splits and not manifest.total(config.split, "blocks"):
+            return 0
+    shards = ShardSet(config.path, config.split)
+    if config.row is not None:
+        data = DataConfig(path=config.path, sequence_length=config.sequence_length, pairs=config.pairs)
+        print(show_row(shards, data, config.row, config.seed, config.epoch))
+    elif config.document is not None:
+        print(show_document(shards, config.document))
+    else:
+        print(show_block(shards, config.block or 0, config.documents))
     return 0
 
 
@@ -74,7 +92,7 @@ def _complete(option: str) -> bool:
     return not option.startswith("-") or "=" in option
 
 
-def describe(folder: Path, manifest: Manifest) -> str:
+def describe(folder: str, manifest: Manifest) -> str:
     """Say in a table what each split holds, and what it costs on disk."""
     tokenizer = manifest.tokenizer
     ids = ", ".join(f"{name}={getattr(tokenizer, name + '_id')}" for name in ("pad", "unk", "cls", "sep", "mask"))
@@ -95,6 +113,7 @@ def describe(folder: Path, manifest: Manifest) -> str:
             f"{tokens / max(documents, 1):>12.1f}{tokens / max(sentences, 1):>12.1f}{size / 1e6:>10.2f}"
             f"{size / max(payload, 1):>12.3f}"
         )
+    lines += _corpora(manifest)
     statistics = manifest.statistics
     if sources := statistics.get("sources"):
         lines += ["", f"{'source':<24}{'documents':>12}{'MB of text':>12}{'tokens':>16}"]
@@ -109,78 +128,26 @@ def describe(folder: Path, manifest: Manifest) -> str:
     return "\n".join(lines)
 
 
-def show_block(config: InspectConfig, manifest: Manifest) -> str:
-    """Decode the beginnings of some documents of one block.
-
-    Raises:
-        DataError: the shard, its index or the tokenizer is missing or altered.
-        UserError: no such split or block.
-    """
-    shard, number = find_block(manifest, config.split, config.block or 0)
-    block = read_block(config.path, shard, number)
-    tokenizer = _tokenizer(config.path)
-    lines = [
-        "",
-        f"{config.split} block {config.block or 0} ({shard.name}.tar, number {number} in it): "
-        f"{len(block.tokens):,} tokens, {len(block.documents):,} documents, {len(block.sentences):,} sentences",
-    ]
-    for document in range(min(config.documents, len(block.documents))):
-        start, end = int(block.documents[document]), int(block.document_ends[document])
-        where = " ".join(filter(None, block.label(document)))
-        sentences = int(np.searchsorted(block.sentences, end) - np.searchsorted(block.sentences, start))
-        text = tokenizer.decode(
-            block.tokens[start : min(end, start + SHOWN_TOKENS)].tolist(), skip_special_tokens=False
+def _corpora(manifest: Manifest) -> list[str]:
+    """A table of the corpora of the training split, if they have names."""
+    shards = manifest.splits.get("train", ())
+    names = [name for name in corpora(shards) if name]
+    if not names:
+        return []
+    total = max(1, manifest.total("train", "tokens"))
+    weights = sum(manifest.weights.values())
+    lines = ["", f"{'corpus':<24}{'shards':>8}{'blocks':>8}{'documents':>12}{'tokens':>16}{'share':>9}{'weight':>9}"]
+    for name in names:
+        own = [shard for shard in shards if shard.corpus == name]
+        blocks, documents, tokens = (sum(getattr(s, key) for s in own) for key in ("blocks", "documents", "tokens"))
+        weight = f"{manifest.weights[name] / weights:>9.2%}" if manifest.weights.get(name) is not None else f"{'':>9}"
+        lines.append(
+            f"{name[:23]:<24}{len(own):>8,}{blocks:>8,}{documents:>12,}{tokens:>16,}{tokens / total:>9.2%}{weight}"
         )
-        more = " ..." if end - start > SHOWN_TOKENS else ""
-        lines.append(f"  document {document} [{where}] {end - start:,} tokens, {sentences:,} sentences: {text}{more}")
-    return "\n".join(lines)
+    return lines
 
 
-def find_block(manifest: Manifest, split: str, block: int) -> tuple[ShardInfo, int]:
-    """Return the shard that holds a split's block, and the block's number in it."""
-    if split not in manifest.splits:
-        known = ", ".join(manifest.splits)
-        raise UserError(f"split: no split '{split}' (there are {known}){did_you_mean(split, manifest.splits)}")
-    before = 0
-    for shard in manifest.splits[split] if block >= 0 else ():
-        if block < before + shard.blocks:
-            return shard, block - before
-        before += shard.blocks
-    raise UserError(
-        f"block: {block} is not in split '{split}', whose {manifest.total(split, 'blocks')} blocks count from 0"
-    )
-
-
-def read_block(folder: Path, shard: ShardInfo, number: int) -> Block:
-    """Read and check one block of a shard."""
-    index = read_index(folder / f"{shard.name}.idx")
-    path = folder / f"{shard.name}.tar"
-    if number >= len(index.records):
-        raise DataError(
-            f"{path}: its index has {len(index.records)} blocks where the manifest says {shard.blocks}; rerun prep"
-        )
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise DataError(f"shard {path}: cannot be read ({error.strerror}); rerun prep to rebuild it") from error
-    try:
-        where = f"{path} block {number}"
-        return decode_block(read_block_bytes(descriptor, index.records[number], where), where)
-    finally:
-        os.close(descriptor)
-
-
-def _tokenizer(folder: Path) -> Any:
-    from tokenizers import Tokenizer
-
-    path = folder / "tokenizer" / "tokenizer.json"
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # `tokenizers` raises bare Exception
-        raise DataError(f"tokenizer {path}: cannot be read ({error}); delete {path.parent} and rerun prep") from error
-
-
-def _verify(folder: Path, manifest: Manifest) -> int:
+def _verify(folder: str, manifest: Manifest) -> int:
     total = sum(shard.bytes for shards in manifest.splits.values() for shard in shards)
     advance = lambda _: None  # noqa: E731
     bar = None

@@ -116,10 +116,12 @@ class RowSource:
         """
         return self.collect(self.order.locate(positions))
 
-    def unshuffled(self, rows: np.ndarray) -> Rows:
-        """Rows by their number in the shard set, int64 [R], as in epoch 0; for validation."""
+    def unshuffled(self, rows: np.ndarray, epoch: int = 0) -> Rows:
+        """Rows by their number in the shard set, int64 [R], as they are in an epoch; for validation and inspection."""
         block = np.searchsorted(self.first_row_id, rows, "right") - 1
-        return self.collect(Located(np.zeros_like(rows), block, rows - self.first_row_id[block], rows), once=False)
+        return self.collect(
+            Located(np.full_like(rows, epoch), block, rows - self.first_row_id[block], rows), once=False
+        )
 
     def collect(self, located: Located, once: bool = True) -> Rows:
         """Rows that were located before; `once`: none of them will be asked for again in its epoch."""
@@ -139,6 +141,11 @@ class RowSource:
                 if not cached.left:
                     self._forget(key)
         return Rows(records, located.row_id, located.epoch, skipped)
+
+    def clear(self) -> None:
+        """Empty the cache."""
+        self._cache.clear()
+        self._cached_bytes = 0
 
     def will_need(self, located: Located) -> None:
         """Let the shard set fetch ahead what these rows will read, in the order in which they come."""

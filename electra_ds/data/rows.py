@@ -150,8 +150,8 @@ def pack_block(
 ) -> PackedRows:
     """Build all rows of a block.
 
-    Arrays as long as the text are touched only in their own small dtypes, and in order: two hundred million tokens a
-    second on one core, where int64 indexes made it twenty.
+    Arrays as long as the text are touched only in their own small dtypes, and in order: five times as fast as with
+    int64 indexes for every token.
 
     Args:
         block: the text.

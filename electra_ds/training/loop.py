@@ -115,6 +115,7 @@ class Trainer:
         finally:
             rows_of.close()
             batches.close()
+            self.source(plan.sequence_length).clear()  # another phase has another row length
 
     def _step(self, plan: PhasePlan, step: int, prepared: PreparedRows) -> None:
         """One optimizer update: forward and backward over the micro-batches, then the step and its record."""

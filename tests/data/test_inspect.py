@@ -6,10 +6,16 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from electra_ds.cli import main
+from electra_ds.data.config import DataConfig
 from electra_ds.data.format import read_manifest
+from electra_ds.data.loader import RowSource
+from electra_ds.data.shards import ShardSet
+from tests.data.sets import make_corpora
 
 
 @pytest.fixture
@@ -43,6 +49,48 @@ def test_it_shows_the_block_and_the_split_that_are_asked_for(tiny_shards, capsys
     assert "validation block 0 (validation-000000.tar, number 0 in it)" in capsys.readouterr().out
 
 
+def test_it_shows_any_document_whole(tiny_shards, capsys):
+    manifest = read_manifest(tiny_shards)
+    for number in (0, 17, manifest.total("train", "documents") - 1):
+        assert main(["inspect", str(tiny_shards), "--document", str(number)]) == 0
+        heading, *sentences = capsys.readouterr().out.splitlines()
+        assert heading.startswith(f"train document {number} (block ")
+        shards = ShardSet(tiny_shards)
+        ends = np.cumsum(shards.records["documents"])
+        block = int(np.searchsorted(ends, number, "right"))
+        text = shards.read(block)
+        inside = number - int(ends[block] - shards.records["documents"][block])
+        tokens = text.tokens[text.documents[inside] : text.document_ends[inside]]
+        whole = Tokenizer.from_file(str(tiny_shards / "tokenizer/tokenizer.json")).decode(tokens.tolist())
+        assert "".join("".join(sentences).split()) == "".join(whole.split())
+
+
+def test_it_shows_any_row_as_training_sees_it(tiny_shards, capsys):
+    source = RowSource(ShardSet(tiny_shards), DataConfig(path="x"), 64, seed=3)
+    tokenizer = Tokenizer.from_file(str(tiny_shards / "tokenizer/tokenizer.json"))
+    rows = source.at(np.arange(source.total, source.total + 5))
+    for number, ids, segments in zip(rows.row_ids, rows.ids, rows.segments, strict=True):
+        arguments = ["--row", str(number), "--sequence_length", "64", "--seed", "3", "--epoch", "1"]
+        assert main(["inspect", str(tiny_shards), *arguments]) == 0
+        heading, *lines = capsys.readouterr().out.splitlines()
+        assert f"train row {number} of {len(source):,} (block " in heading
+        assert f"{segments.max()} segment" in heading
+        shown = "".join(line.partition(": ")[2] for line in lines if line.startswith("    "))
+        whole = tokenizer.decode(ids[segments > 0].tolist(), skip_special_tokens=False)
+        assert "".join(shown.split()).replace("##", "") == "".join(whole.split()), "but for words cut by a pair"
+        assert shown.count("[CLS]") == segments.max()
+
+
+def test_it_lists_named_corpora_with_their_weights(tmp_path, capsys):
+    make_corpora(tmp_path / "set", {"news": 3, "books": 1}, {"news": 1.0, "books": 3.0})
+    main(["inspect", str(tmp_path / "set")])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["corpus", "shards", "blocks", "documents", "tokens", "share", "weight"] in lines
+    rows = {line[0]: line[1:] for line in lines if line and line[0] in ("news", "books")}
+    assert rows["news"][:2] + rows["news"][-3:] == ["1", "3", "1,200", "75.00%", "25.00%"]
+    assert rows["books"][:2] + rows["books"][-3:] == ["1", "1", "400", "25.00%", "75.00%"]
+
+
 @pytest.mark.parametrize(
     "form", [["{}", "--verify"], ["--verify", "{}"], ["{}", "--verify=true"], ["--verify", "true", "{}"]]
 )
@@ -70,13 +118,17 @@ def test_verification_names_every_problem(copy, capsys):
 @pytest.mark.parametrize(
     ("arguments", "damage", "expected"),
     [
-        (["--split", "trian"], None, "no split 'trian' (there are train, validation); did you mean 'train'?"),
+        (["--split", "trian"], None, "no split 'trian', it holds train, validation; did you mean 'train'?"),
         (["--block", "999"], None, "block: 999 is not in split 'train', whose "),
         (["--block", "-1"], None, "block: -1 is not in split 'train'"),
+        (["--document", "9999"], None, "document: 9999 is not in split 'train', whose "),
+        (["--row", "99999"], None, "row: 99999 is not in split 'train', whose "),
+        (["--row", "1", "--sequence_length", "5"], None, "sequence_length: 5 is not possible; expected at least 16"),
+        (["--row", "1", "--block", "1"], None, "block, document, row: only one of them"),
         (["--documents", "-1"], None, "documents: -1 is not possible"),
         (["--verfy"], None, "did you mean 'verify'?"),
         ([], "manifest.json", "no manifest.json, so this is not a (finished) shard set"),
-        ([], "train-000000.tar", "train-000000.tar: cannot be read"),
+        ([], "train-000000.tar", "train-000000.tar: missing"),
         ([], "train-000000.idx", "train-000000.idx: missing"),
         ([], "tokenizer/tokenizer.json", "tokenizer.json: cannot be read"),
     ],
