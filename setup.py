@@ -54,7 +54,7 @@ setup(
         "electra_ds": ["recipes/*.yaml", "templates/*", "py.typed"],
         "electra_ds.ds_configs": ["*.json"],
         "electra_ds.slurm": ["*.sbatch", "*.md"],
-        "data_prep": ["py.typed"],
+        "data_prep": ["templates/*", "py.typed"],
     },
     install_requires=[
         *prep,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from pathlib import Path
+from typing import Any
 
 from data_prep.config import PrepConfig
 from electra_ds.command_line import parse
@@ -27,7 +30,20 @@ def main(arguments: list[str], program: str) -> int:
     if measured is None:
         print(f"{config.output} is finished and fits this command (sizes checked); nothing to do.")
     print(summary(manifest, config, time.monotonic() - start if measured else None))
+    _report(config.output, manifest, measured)
     return 0
+
+
+def _report(folder: Path, manifest: Manifest, measured: dict[str, Any] | None) -> None:
+    """Leave the page in the folder, unless there is one; a page that fails is said and takes nothing from the set."""
+    try:
+        from data_prep.report import REPORT_NAME, write_report
+
+        path = folder / REPORT_NAME
+        print(f"report: {path if path.exists() else write_report(folder, manifest, measured)}")
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+        print(f"no report ({problem}); the set is whole, and the same command tries again", file=sys.stderr)
 
 
 def summary(manifest: Manifest, config: PrepConfig, seconds: float | None) -> str:

@@ -130,7 +130,7 @@ class PrepConfig:
     """Character encoding of text files and JSON lines, one that extends ASCII (``latin-1``, ``cp1252``, ``euc-jp``)."""
     encoding_errors: str = "stop"
     """What to do with bytes that are not of that encoding: ``stop`` with file and line, or ``replace`` by U+FFFD."""
-    max_document_bytes: int = 33_554_432
+    max_document_bytes: int = 8_388_608
     """Longer documents (bytes as stored) are dropped unread, and counted: memory stays bounded."""
     group_by: str = "corpus"
     """Shards are kept apart, to be mixed by weight in training, by ``corpus``, ``language`` or ``source``."""

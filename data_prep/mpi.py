@@ -1,15 +1,16 @@
 """The processes of one preparation: one alone, or the ranks of an MPI job (mpirun, or srun with --mpi=pmi2).
 
-mpi4py is imported only where the environment shows that a launcher started several ranks. Waiting ranks sleep: an MPI
-library would spin on a core that another rank could use.
+mpi4py is imported only where the environment shows that a launcher started several processes. If MPI then does not join
+them, that is an error: each would think it is alone, and prepare everything. Waiting ranks sleep: an MPI library would
+spin on a core that another rank could use.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -17,9 +18,19 @@ from electra_ds.errors import UserError
 
 Value = TypeVar("Value")
 
-_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE")
-"""Variables by which launchers tell the number of ranks."""
-_LOCAL_SIZES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_NTASKS_PER_NODE")
+_STEP = "SLURM_STEP_NUM_TASKS"
+_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", _STEP)
+"""Variables that tell the number of processes that were started together, the innermost launcher's first: `mpirun` in a
+Slurm allocation starts its helpers by srun, so its ranks see the size of that step, too."""
+
+
+class Launch(NamedTuple):
+    """What the environment tells of the launcher."""
+
+    size: int
+    """Processes that were started together, this one among them."""
+    variable: str = ""
+    """Where that was read; empty for a process that no launcher started."""
 
 
 class SharedError(UserError):
@@ -56,6 +67,10 @@ class Team:
         if problem is not None:
             raise problem
 
+    def cores(self) -> int:
+        """CPU cores for this rank's work."""
+        return len(os.sched_getaffinity(0))
+
     def abort(self) -> None:
         """End the other ranks, which would wait for this one."""
 
@@ -63,22 +78,32 @@ class Team:
 class MpiTeam(Team):
     """The ranks of an MPI job."""
 
-    def __init__(self) -> None:
+    def __init__(self, launch: Launch) -> None:
         """Join.
 
+        Args:
+            launch: what the environment tells.
+
         Raises:
-            UserError: mpi4py or an MPI library is missing.
+            UserError: mpi4py or an MPI library is missing, or does not know of the other processes.
         """
         try:
             from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
             raise UserError(
-                f"several ranks were started, but MPI cannot be used ({error}); pip install 'electra_ds[mpi]', or "
-                "build mpi4py for this machine's MPI"
+                f"{launch.size} processes were started together ({launch.variable}), but MPI cannot be used ({error}); "
+                f"pip install 'electra_ds[mpi]', or build mpi4py for this machine's MPI{_under_srun(launch)}"
             ) from error
         self._mpi = MPI
         self._comm = MPI.COMM_WORLD
         self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
+        if self.size == 1:
+            name, version = MPI.get_vendor()
+            raise UserError(
+                f"{launch.size} processes were started together ({launch.variable}), but each is alone for MPI "
+                f"({name} {'.'.join(map(str, version))}) and would prepare everything"
+                f"{_under_srun(launch) or f'; start them by the mpirun of {name}'}"
+            )
 
     def gather_all(self, value: Value) -> list[Value]:
         """See `Team`."""
@@ -136,6 +161,12 @@ class MpiTeam(Team):
         """See `Team`."""
         self._gather_all(None, problem)
 
+    def cores(self) -> int:
+        """See `Team`; every rank calls this."""
+        here = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
+        asked = os.environ.get("SLURM_CPUS_PER_TASK", "")
+        return share_of_cores(here.Get_rank(), here.allgather(os.sched_getaffinity(0)), asked)
+
     def abort(self) -> None:
         """See `Team`."""
         self._comm.Abort(1)
@@ -150,11 +181,55 @@ class MpiTeam(Team):
 
 
 def find_team() -> Team:
-    """Join the MPI job that this process is a rank of, if it is."""
-    size = next((int(os.environ[name]) for name in _SIZES if os.environ.get(name, "").isdigit()), 1)
-    return MpiTeam() if size > 1 else Team()
+    """Join the MPI job that this process is a rank of, if it is.
+
+    Raises:
+        UserError: several processes were started together, but MPI does not join them.
+    """
+    launch = find_launch(os.environ)
+    if launch.size == 1:
+        return Team()
+    try:
+        return MpiTeam(launch)
+    except UserError as error:
+        if launch.variable == _STEP and os.environ.get("SLURM_PROCID") != "0":
+            time.sleep(1.0)  # the first tells it, before srun ends all for the status of another
+            raise SystemExit(2) from error
+        raise
 
 
-def local_ranks() -> int:
-    """How many ranks of the job run on this machine, by the launcher's variables; 1 if they do not tell."""
-    return next((int(os.environ[name]) for name in _LOCAL_SIZES if os.environ.get(name, "").isdigit()), 1)
+def find_launch(environment: Mapping[str, str]) -> Launch:
+    """Tell by the environment how many processes were started together.
+
+    A batch script, and a shell in an allocation, see the allocation's `SLURM_NTASKS` (and are told that they are
+    `SLURM_PROCID` 0), though nothing was started beside them: only a step's own variables count.
+    """
+    for variable in _SIZES:
+        if environment.get(variable, "").isdigit():
+            return Launch(int(environment[variable]), variable)
+    return Launch(1)
+
+
+def share_of_cores(rank: int, affinities: Sequence[set[int]], asked: str = "") -> int:
+    """How many cores are a rank's own share.
+
+    Args:
+        rank: its number on this machine.
+        affinities: cores that each of this machine's ranks may run on: all the same, or each its own where the launcher
+            binds them.
+        asked: `SLURM_CPUS_PER_TASK`, which not every cluster enforces.
+    """
+    mine = affinities[rank]
+    sharing = max(sum(core in theirs for theirs in affinities) for core in mine)
+    share = max(1, len(mine) // sharing)
+    return min(share, int(asked)) if asked.isdigit() and int(asked) else share
+
+
+def _under_srun(launch: Launch) -> str:
+    """What to do about processes that srun started without telling MPI; empty for other launchers."""
+    if launch.variable != _STEP:
+        return ""
+    return (
+        "; add --mpi=pmi2 to srun (srun --mpi=pmi2 electra-ds prep ...), or the type that this MPI was built for "
+        "('srun --mpi=list'); for one process alone, srun --ntasks=1"
+    )

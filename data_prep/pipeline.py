@@ -27,7 +27,7 @@ from data_prep import sample
 from data_prep.build import TEXT, TOKENS
 from data_prep.config import PrepConfig
 from data_prep.copies import Duplicates, drop_copies
-from data_prep.mpi import SharedError, Team, find_team, local_ranks
+from data_prep.mpi import SharedError, Team, find_team
 from data_prep.plan import MAX_PIECES, Input, PartId, Plan, Shares, make_plan
 from data_prep.progress import Progress, say
 from data_prep.tally import Tally, occupied, plan_cells
@@ -65,6 +65,7 @@ def run(config: PrepConfig) -> tuple[Manifest, dict[str, Any] | None, int]:
             with Preparation(config, plan, workspace, team) as preparation:
                 manifest = preparation.run(plan.identity())
             team.agree(lambda: _publish(config, workspace, manifest))
+        team.check(None)  # while rank 0 removes the part files, the others sleep; MPI's own end would let them spin
         return manifest, preparation.measured, team.rank
     except UserError as error:
         if team.rank != 0:
@@ -103,7 +104,7 @@ class Preparation:
         self._shares = Shares(plan, team.size)
         target = team.agree(workspace.shard_target)
         self._job = Job(config, plan, config.output, workspace.work, target)
-        count = config.workers or max(1, config.worker_count() // (local_ranks() if team.size > 1 else 1))
+        count = config.workers or team.cores()
         self.measured["workers"] = count
         self._workers = Workers(self._job, count)
 
