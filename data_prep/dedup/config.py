@@ -20,7 +20,7 @@ class DedupConfig:
     bands: int = 14
     """Bands of a signature: two documents match if one band is equal."""
     rows: int = 8
-    """Hashes of a band; 14 bands of 8 find half of the pairs at a Jaccard similarity of about 0.72."""
+    """Hashes of a band; 14 bands of 8 find half of the pairs at a Jaccard similarity of 0.69, 92% at 0.8."""
 
     def __post_init__(self) -> None:
         for name, low, high in (("ngram", 1, 32), ("bands", 1, 64), ("rows", 1, 64)):
