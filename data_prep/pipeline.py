@@ -332,7 +332,7 @@ class Preparation:
             kept = f", {parts - made} of {parts} parts kept from before" if made < parts else ""
             say(f"{verb} {size / 1e6:.1f} MB in {seconds:.1f} s ({size / seconds / 1e6:.1f} MB/s){kept}")
         entry = self.measured["stages"].setdefault("tokenizing" if verb == "tokenized" else "reading", {"seconds": 0.0})
-        entry["bytes"] = size
+        entry.update(bytes=size, made=made, parts=parts)
 
 
 def _numbered(shards: list[Any]) -> Iterator[tuple[Any, str]]:
