@@ -76,9 +76,12 @@ class RowOrder:
         return {}
 
     def open_blocks(self) -> float:
-        """Blocks that all streams work on at once, at most: those of a window each, cut at both ends."""
+        """Blocks that all streams work on at once, at most.
+
+        Of each stream: those of a window, one more as windows cut blocks, and one that it shares with its neighbour.
+        """
         blocks = len(self.rows)
-        return min(float(blocks), self.streams * (self.window_rows * blocks / max(1, self.total) + 1))
+        return min(float(blocks), self.streams * (self.window_rows * blocks / max(1, self.total) + 2))
 
     def locate(self, positions: np.ndarray) -> Located:
         """Find the rows at `positions`, int64 [P], counted from the run's first row and going on over epochs."""

@@ -124,7 +124,8 @@ class Trainer:
         rate = learning_rate(recipe.schedule, recipe.optimizer.learning_rate, step - 1, recipe.training.steps)
         engines.set_hyperparameters(self.engine, recipe.optimizer, rate, step - self.engine.skipped_steps)
         counts = engines.all_reduce_sum(prepared.counts, self.device, world_size)
-        tokens, skipped = int(counts[1]), int(counts[2])  # read before the step: here a GPU waits for little
+        # Read before the step: here a GPU waits for the small exchange alone.
+        tokens, skipped = (int(count) for count in counts[1:].tolist())
         self._check_skipped(plan, skipped)
         sums: Tensor | None = None
         histogram: Tensor | None = None
