@@ -149,6 +149,7 @@ def test_the_steps_lead_from_what_was_read_to_what_was_kept(made, html):
     for step in found.steps:
         assert f"{step.name} {step.documents:,} {_percent(step.share)} {step.left:,}" in table
     assert "control 1 changed" in table
+    assert "empty 1 dropped docs.jsonl nothing to see" in table
 
 
 def test_duplicates_are_shown_with_the_parameters_of_the_search(made, html):
