@@ -62,10 +62,11 @@ def summary(manifest: Manifest, config: PrepConfig, seconds: float | None) -> st
             f"({manifest.total(split, 'tokens') / max(statistics['tokens'], 1):.2%}), "
             f"{manifest.total(split, 'blocks'):,} blocks in {len(manifest.splits[split]):,} shards"
         )
+    kept_bytes = sum(corpus["bytes"] for corpus in statistics["corpora"].values())
     unknown = statistics["unknown_tokens"] / max(statistics["tokens"], 1)
     lines.append(
         f"  tokenizer: {manifest.tokenizer.type}, {manifest.tokenizer.vocab_size:,} ids, "
-        f"{statistics['text_bytes'] / max(statistics['tokens'], 1):.2f} bytes a token, {unknown:.3%} unknown"
+        f"{kept_bytes / max(statistics['tokens'], 1):.2f} bytes a token, {unknown:.3%} unknown"
     )
     if config.validation_fraction and not manifest.splits["validation"]:
         lines.append("  no document fell into the validation split; raise --validation_fraction to have one")
