@@ -20,8 +20,7 @@ class CleanConfig:
     normalize: str = ""
     """Unicode normal form to bring text to: ``NFC`` or ``NFKC``; empty leaves it as it is."""
     languages: list[str] = field(default_factory=list)
-    """Keep documents identified as one of these languages (ISO 639-1 codes); empty identifies nothing unless
-    ``identify_language`` is set."""
+    """Keep documents identified as one of these languages (ISO 639-1 codes), recorded where the source tells none."""
     identify_language: bool = False
     """Record the identified language of documents whose source does not tell it."""
     language_threshold: float = 0.65

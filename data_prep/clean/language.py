@@ -42,7 +42,7 @@ def language(config: CleanConfig) -> Step:
             return Rejection(code or "unknown", f"{code} {probability:.2f}")
         if wanted and not certain:
             return Rejection(f"{code} uncertain", f"{code} {probability:.2f}")
-        if config.identify_language and certain and not document.language:
+        if certain and not document.language:
             return document._replace(language=code)
         return document
 
