@@ -41,10 +41,6 @@ class Duplicates:
     largest: list[dict[str, Any]] = field(default_factory=list)
     parameters: dict[str, Any] = field(default_factory=dict)
 
-    def counts(self) -> dict[str, int]:
-        """Dropped documents by reason."""
-        return {"exact duplicate": self.exact, "near duplicate": self.near}
-
     def to_json(self) -> dict[str, Any]:
         """For the manifest."""
         clusters = None if self.clusters is None else {str(size): n for size, n in sorted(self.clusters.items())}

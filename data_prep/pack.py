@@ -140,7 +140,9 @@ class Cell:
             pieces = [*pieces[:-1], pieces[-1][: len(pieces[-1]) - surplus]]
         sentences = self.sentences[np.searchsorted(self.sentences, begin) : np.searchsorted(self.sentences, end)]
         # Where a long sentence is cut, what follows in the next block counts as a sentence of its own.
-        sentences = np.unique(np.append(begin, sentences)) - begin
+        if not len(sentences) or sentences[0] != begin:
+            sentences = np.append(begin, sentences)
+        sentences = sentences - begin
         changes = np.flatnonzero(np.diff(self.labels[first:last], prepend=-1))
         seen: dict[int, int] = {}
         numbers = [seen.setdefault(label, len(seen)) for label in self.labels[first:last][changes].tolist()]

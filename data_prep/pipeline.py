@@ -308,12 +308,8 @@ class Preparation:
         vocab_size: int,
     ) -> dict[str, Any]:
         removals = tally.removals.to_json()
-        dropped = Counter(tally.dropped)
-        dropped.update(removals["counts"])
-        dropped.update(duplicates.counts())
         return {
             **tally.statistics(),
-            "documents_dropped": {reason: count for reason, count in sorted(dropped.items()) if count},
             "documents_changed": removals["changed"],
             "removed_samples": removals["samples"],
             "documents_cut": written["cut"],

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_prep.build import TOKENS, dropped_numbers
+from data_prep.build import DROPS, TOKENS, dropped_numbers
 from data_prep.clean.removals import Removals
 from data_prep.config import PrepConfig
 from data_prep.documents import SPLITS
@@ -41,7 +42,7 @@ class Tally:
         sources: source: [documents, bytes, tokens].
         lengths: corpus: documents by length, see `LENGTH_BINS`.
         read, bytes: corpus: documents read, and bytes of their text.
-        dropped: reason: documents. removals: of the cleaning steps, with samples.
+        dropped: corpus: reason: documents, copies among them. removals: of the cleaning steps, with samples.
     """
 
     parts: dict[Section, dict[PartId, tuple[int, int]]] = field(default_factory=dict)
@@ -50,7 +51,7 @@ class Tally:
     lengths: dict[str, np.ndarray] = field(default_factory=dict)
     read: Counter[str] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
+    dropped: dict[str, Counter[str]] = field(default_factory=dict)
     removals: Removals = field(default_factory=Removals)
 
     def add_part(self, job: Job, part: PartId) -> None:
@@ -73,8 +74,10 @@ class Tally:
         corpus = facts["corpus"]
         self.read[corpus] += facts["read"]
         self.bytes[corpus] += facts["bytes"]
-        self.dropped.update(facts["dropped"])
-        self.removals.merge(Removals.from_json(facts["removals"]))
+        removals = Removals.from_json(facts["removals"])
+        self.removals.merge(removals)
+        for counts in (facts["dropped"], removals.counts, _copies(path)):
+            self.dropped.setdefault(corpus, Counter()).update(counts)
         lengths = np.bincount(np.frexp(columns[1])[1], minlength=LENGTH_BINS)
         _add(self.lengths, corpus, lengths)
         names = facts["labels"]
@@ -98,7 +101,8 @@ class Tally:
                 _add(mine, key, values)
         self.read.update(other.read)
         self.bytes.update(other.bytes)
-        self.dropped.update(other.dropped)
+        for corpus, counts in other.dropped.items():
+            self.dropped.setdefault(corpus, Counter()).update(counts)
         self.removals.merge(other.removals)
 
     def documents(self, split: str) -> int:
@@ -116,6 +120,7 @@ class Tally:
             for name in names:
                 entry[name] = sum(language[name] for language in entry["languages"].values())
             entry["documents_read"], entry["bytes_read"] = self.read[corpus], self.bytes[corpus]
+            entry["documents_dropped"] = _sorted(self.dropped[corpus])
             entry["length_histogram"] = np.trim_zeros(self.lengths[corpus], "b").tolist()
         ranked = sorted(self.sources.items(), key=lambda item: (-int(item[1][2]), item[0]))
         listed = {name or "unnamed": values for name, values in sorted(ranked[:MAX_SOURCES])}
@@ -124,12 +129,26 @@ class Tally:
         return {
             "documents_read": sum(self.read.values()),
             "documents_kept": {split: self.documents(split) for split in SPLITS},
+            "documents_dropped": _sorted(sum(self.dropped.values(), Counter())),
             "text_bytes": sum(self.bytes.values()),
             "tokens": sum(entry["tokens"] for entry in corpora.values()),
             "unknown_tokens": sum(entry["unknown_tokens"] for entry in corpora.values()),
             "corpora": corpora,
             "sources": {name: dict(zip(names, values.tolist(), strict=False)) for name, values in listed.items()},
         }
+
+
+def _copies(path: Path) -> dict[str, int]:
+    """Copies that were dropped from a part, by kind."""
+    drops = path.with_suffix(DROPS)
+    if not drops.exists():
+        return {}
+    with PartFile(drops) as part:
+        return {f"{kind} duplicate": int(part.facts[kind]) for kind in ("exact", "near")}
+
+
+def _sorted(counts: Counter[str]) -> dict[str, int]:
+    return {reason: count for reason, count in sorted(counts.items()) if count}
 
 
 def _add(table: dict[Any, np.ndarray], key: Any, values: np.ndarray) -> None:

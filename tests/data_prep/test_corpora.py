@@ -60,6 +60,7 @@ def test_each_corpus_has_its_own_fields_cleaning_language_weight_and_shards(tmp_
     corpora = manifest.statistics["corpora"]
     assert corpora["reports"]["documents"] == 60 and corpora["german"]["documents"] == 40
     assert set(corpora["german"]["languages"]) == {"de"}
+    assert corpora["german"]["documents_dropped"] == {}
     assert [entry["corpus"] for entry in manifest.statistics["inputs"]] == ["german"] * 40 + ["reports"]
 
 

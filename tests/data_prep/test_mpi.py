@@ -58,6 +58,7 @@ def test_copies_are_found_across_ranks_and_files(kind, undisturbed, prep_command
 
     statistics = read_manifest(tmp_path / "alone").statistics
     assert statistics["documents_dropped"] == {"exact duplicate": 50, "near duplicate": 40}
+    assert statistics["corpora"][""]["documents_dropped"] == statistics["documents_dropped"]
     assert sum(statistics["documents_kept"].values()) == 150
     duplicates = statistics["duplicates"]
     # 20 to 39 have an exact and a near copy, 0 to 19 a near one, 40 to 49 and 100 to 119 an exact one.
