@@ -87,6 +87,8 @@ class MpiTeam(Team):
         Raises:
             UserError: mpi4py or an MPI library is missing, or does not know of the other processes.
         """
+        for name, value in mpich_settings(os.environ).items():
+            os.environ.setdefault(name, value)
         try:
             from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
@@ -163,9 +165,10 @@ class MpiTeam(Team):
 
     def cores(self) -> int:
         """See `Team`; every rank calls this."""
-        here = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
-        asked = os.environ.get("SLURM_CPUS_PER_TASK", "")
-        return share_of_cores(here.Get_rank(), here.allgather(os.sched_getaffinity(0)), asked)
+        machine, mine = self._mpi.Get_processor_name(), os.sched_getaffinity(0)
+        everywhere = self.gather_all((machine, mine))
+        here = [cores for name, cores in everywhere if name == machine]
+        return share_of_cores(mine, here, os.environ.get("SLURM_CPUS_PER_TASK", ""))
 
     def abort(self) -> None:
         """See `Team`."""
@@ -210,19 +213,32 @@ def find_launch(environment: Mapping[str, str]) -> Launch:
     return Launch(1)
 
 
-def share_of_cores(rank: int, affinities: Sequence[set[int]], asked: str = "") -> int:
+def share_of_cores(mine: set[int], here: Sequence[set[int]], asked: str = "") -> int:
     """How many cores are a rank's own share.
 
     Args:
-        rank: its number on this machine.
-        affinities: cores that each of this machine's ranks may run on: all the same, or each its own where the launcher
-            binds them.
+        mine: cores that it may run on.
+        here: those of every rank on this machine: all the same, or each its own where the launcher binds them.
         asked: `SLURM_CPUS_PER_TASK`, which not every cluster enforces.
     """
-    mine = affinities[rank]
-    sharing = max(sum(core in theirs for theirs in affinities) for core in mine)
+    sharing = max(sum(core in theirs for theirs in here) for core in mine)
     share = max(1, len(mine) // sharing)
     return min(share, int(asked)) if asked.isdigit() and int(asked) else share
+
+
+def mpich_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Settings under which MPICH's ranks, started by srun itself, find each other however the last job ended.
+
+    MPICH cuts UCX's long addresses into lines of up to 1,080 characters, and Slurm's pmi2 takes 1,024 (pmodels/mpich
+    issue 6924), so that it depends on what is in those addresses whether the ranks start; libfabric's are short. And
+    shared memory is named after job and step alone: what a killed rank leaves in /dev/shm is in the way of the same
+    job, requeued on that node. The little that ranks tell each other may as well go through the network's loopback.
+
+    mpirun has lines and names of its own: MPI_LOCALNRANKS tells that one of its helpers is between srun and the rank.
+    """
+    if "SLURM_STEP_ID" not in environment or "MPI_LOCALNRANKS" in environment:
+        return {}
+    return {"MPIR_CVAR_CH4_NETMOD": "ofi", "MPIR_CVAR_NOLOCAL": "1"}
 
 
 def _under_srun(launch: Launch) -> str:
