@@ -60,8 +60,14 @@ def sentence_starts(data: np.ndarray, spaces: np.ndarray) -> np.ndarray:
     lines = np.flatnonzero(data == 10)
     after_lines = _next_word(spaces, np.append(-1, lines) + 1)
     inside = _after_sentence_ends(data, spaces)
-    starts = np.union1d(after_lines, inside)
+    starts = join_sorted(after_lines, inside)
     return starts[starts < len(data)]
+
+
+def join_sorted(*arrays: np.ndarray) -> np.ndarray:
+    """The different values of sorted arrays, sorted (numpy's set functions would hash them, which is slower)."""
+    values = np.sort(np.concatenate(arrays), kind="stable")
+    return values[np.append(True, values[1:] != values[:-1])] if len(values) else values
 
 
 def _after_sentence_ends(data: np.ndarray, spaces: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.sentences import full_width_tables, plain_spaces, sentence_starts, space_mask
+from data_prep.sentences import full_width_tables, join_sorted, plain_spaces, sentence_starts, space_mask
 from data_prep.tokenizer.special import SPECIAL_TOKENS
 from data_prep.tokenizer.words import CAPACITY, PADDING, WordNumbers
 from electra_ds.data.format import token_dtype
@@ -82,10 +82,10 @@ class Encoder(ABC):
         if tables is not None:
             full_width = tables.ends[before] & ~tables.closes[after]
             half_width = tables.half_width_ends[before] & tables.ideographic[after]
-            starts = np.concatenate([starts, np.flatnonzero(full_width | half_width) + 1])
+            starts = join_sorted(starts, np.flatnonzero(full_width | half_width) + 1)
         counts = np.diff(ends, prepend=0)
         begins = (ends - counts)[counts > 0]
-        starts = np.unique(np.concatenate([starts[starts < len(tokens)], begins]))
+        starts = join_sorted(starts[starts < len(tokens)], begins)
         owner = np.searchsorted(ends, starts, "right")
         return Encoded(
             tokens,
