@@ -8,6 +8,7 @@ import os
 import signal
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,8 @@ def test_ranks_keep_to_the_bound_together(web, tmp_path):
     right = {number: digest(make_block(number, TOKENS)) for number in range(BLOCKS)}
     most = 0
     while any(rank.is_alive() for rank in ranks) and results.qsize() < len(ranks):
-        most = max(most, sum(entries(tmp_path).values())) if (tmp_path / "blocks").is_dir() else 0
+        with suppress(FileNotFoundError):  # one goes while they are looked at
+            most = max(most, sum(entries(tmp_path).values()))
         time.sleep(0.005)
     assert all(results.get(timeout=60)[1] == right for _ in ranks)
     assert 600_000 < most <= limit
