@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from electra_ds.bench.command import BENCHMARKS
 from electra_ds.cli import COMMANDS
 
 
@@ -17,8 +18,9 @@ def main() -> None:
         "# Commands\n\nMade by `make docs` from the config classes. A field `--section.field` is "
         "`section: {field: ...}` in YAML.\n"
     ]
-    for name, (_, summary) in COMMANDS.items():
-        command = [sys.executable, "-m", "electra_ds", name, "--help"]
+    named = {**COMMANDS, **{f"bench {name}": entry for name, entry in BENCHMARKS.items()}}
+    for name, (_, summary) in named.items():
+        command = [sys.executable, "-m", "electra_ds", *name.split(), "--help"]
         text = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
         options = text[text.index("options:") :] if "options:" in text else text
         pages.append(

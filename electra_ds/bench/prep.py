@@ -1,71 +1,79 @@
-"""``electra-ds bench prep``: text to shards, by number of workers. Each side runs as a user runs it: as a command."""
+"""``electra-ds bench prep``: text to shards, as a user runs it, beside the tokenizers' libraries and `datasets`."""
 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from electra_ds.bench.corpus import write_documents
+from electra_ds.bench import prep_growth, prep_report
+from electra_ds.bench.corpus import find_files, write_documents, write_texts
 from electra_ds.bench.machine import describe, usable_cores
-from electra_ds.bench.report import Report, Section, command_line
-from electra_ds.bench.statistics import Spread, in_turn, ratios
-from electra_ds.bench.worker import is_installed
+from electra_ds.bench.prep_sides import Prep, compare, profile
+from electra_ds.bench.prep_size import measure_sizes
+from electra_ds.bench.report import Report, command_line
 from electra_ds.command_line import bare_flag, parse, plain
-from electra_ds.data.format import read_manifest
-from electra_ds.errors import UserError
 
-PACKAGES = ("tokenizers", "sentencepiece", "datasets", "transformers", "pyarrow", "numpy")
-OURS, PEER = "electra-ds prep", "datasets.map"
-
-_LEAD = """\
-How fast text becomes tokens on disk, beside the few lines one would write with Hugging Face `datasets` on the same text
-with the same tokenizer. Each side is a command of its own, held to as many cores as it has workers; the sides take
-turns. Figures are medians, with the lowest and the highest round in brackets. Starting Python and importing is part of
-the time on both sides."""
-
-_TABLE = """\
-{documents} documents, {megabytes:,.1f} MB of text as JSON lines. *Ours / theirs*: how many times as fast `electra-ds
-prep` is with as many workers, round by round. *CPU*: of all processes together. *Memory*: of the largest process."""
-
-_FAIRNESS = """\
-`electra-ds prep`, with its defaults, reads the lines, drops exact duplicates, finds sentences, tokenizes, shuffles the
-documents over the shards, packs blocks with their checksums, and writes WebDataset shards, indexes and a manifest,
-synced and renamed. `datasets.map` reads the lines, tokenizes whole documents in batches of a thousand, and saves Arrow
-files: no sentences, no shuffle, no checksums."""
+PACKAGES = ("tokenizers", "sentencepiece", "datasets", "transformers", "pyarrow", "numpy", "zstandard", "mpi4py")
+KINDS = ("wordpiece", "unigram", "bpe")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepBenchConfig:
-    """Measure the preparation by number of workers, and write a report."""
+    """Measure the preparation: speed beside other tools, workers, memory, size, profile. Write a report."""
 
     output: Path = Path("benchmarks")
-    """Folder for prep.md and prep.json."""
+    """Folder for prep.md, prep.json and their plots."""
+    corpus: str | list[str] | None = None
+    """JSON-lines files to prepare (.jsonl, also .gz, .zst, .bz2, .xz): a pattern in quotes, or a list. Some 100 MB of
+    text: the slowest side reads them ``rounds`` times. Unset takes documentation strings of what is installed."""
+    text_field: str = "text"
+    """Name of the JSON field that holds the text."""
     megabytes: float = 50.0
-    """Text to prepare (million bytes of UTF-8): documentation strings of what is installed."""
-    tokenizer: str = "wordpiece"
-    """Kind of vocabulary, trained once beforehand: wordpiece, unigram or bpe."""
+    """Size of the corpus of documentation strings (million bytes of UTF-8)."""
+    tokenizers: list[str] = field(default_factory=lambda: ["wordpiece", "unigram"])
+    """Kinds of vocabularies: wordpiece, unigram, bpe. Workers, memory and profile are measured with the first."""
     vocab_size: int = 30522
-    """Its entries."""
-    workers: list[int] = field(default_factory=lambda: [1, 2])
-    """Numbers of worker processes."""
+    """Entries of each, trained once beforehand."""
+    sample_megabytes: float = 100.0
+    """Text that a vocabulary is trained on, at most (`prep` takes 100 unless told otherwise)."""
     rounds: int = 3
     """Preparations of each kind, in turn."""
+    peer_rounds: int = 1
+    """Rounds in which `datasets.map` takes part: it is slow. 0 leaves it out."""
+    scaling_megabytes: float = 400.0
+    """Text prepared by different numbers of workers, the corpus repeated; 0 leaves it out."""
+    workers: list[int] = field(default_factory=lambda: [1, 2, 0])
+    """Numbers of worker processes; 0 stands for one per core. 1 is always among them."""
+    memory_megabytes: list[float] = field(default_factory=lambda: [10.0, 100.0, 300.0])
+    """Sizes of text whose preparation's memory is measured, the corpus repeated; empty leaves it out. The largest needs
+    about 1.7 times its size in the temporary folder (TMPDIR)."""
+    memory_workers: list[int] = field(default_factory=lambda: [1, 2])
+    """Numbers of worker processes whose memory is measured."""
+    memory_all_up_to: float = 1000.0
+    """Sizes above this (MB) are prepared with the first of `memory_workers` only."""
     short: bool = False
     """Half a minute: little text and one round, for tests; its figures mean nothing."""
 
     def __post_init__(self) -> None:
-        for name in ("megabytes", "rounds", "vocab_size"):
+        for name in ("megabytes", "rounds", "vocab_size", "sample_megabytes"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be above 0")
-        if not self.workers or min(self.workers) < 1:
-            raise ValueError(f"workers={self.workers}: must be numbers from 1 on")
+        for name in ("scaling_megabytes", "peer_rounds", "memory_all_up_to"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be 0 or more")
+        if not self.tokenizers or not set(self.tokenizers) <= set(KINDS):
+            raise ValueError(f"tokenizers={self.tokenizers}: must be some of {', '.join(KINDS)}")
+        if any(count < 0 for count in self.workers):
+            raise ValueError(f"workers={self.workers}: must be numbers from 0 on")
+        if any(count < 1 for count in self.memory_workers) or any(size <= 0 for size in self.memory_megabytes):
+            raise ValueError("memory_workers and memory_megabytes: must be numbers above 0")
+
+    def worker_counts(self) -> list[int]:
+        """Numbers of workers to measure, each once, the smallest first."""
+        return sorted({1, *(count or len(usable_cores()) for count in self.workers)})
 
 
 def main(arguments: list[str], program: str) -> int:
@@ -85,91 +93,51 @@ def run(config: PrepBenchConfig, folder: Path, command: str) -> Report:
         folder: for text and shards; may be deleted afterwards.
         command: how the reader repeats it.
     """
+    report = Report("prep", "The preparation", prep_report.LEAD, command, describe(PACKAGES), plain(config))
     corpus = folder / "corpus.jsonl"
-    documents, size = write_documents(corpus, int(1e6 * (0.3 if config.short else config.megabytes)))
-    entries = 1000 if config.short else config.vocab_size
-    kind = [f"--tokenizer.type={config.tokenizer}", f"--tokenizer.vocab_size={entries}"]
-    first = _prepare(corpus, folder / "first", [*kind, f"--workers={len(usable_cores())}"], len(usable_cores()))
-    tokenizer = folder / "first" / "tokenizer"
-    able = [OURS, PEER] if is_installed("datasets") else [OURS]
-    sides: dict[tuple[str, int], list[dict[str, Any]]] = {(s, w): [] for s in able for w in config.workers}
-    for number, name in in_turn([f"{side}|{workers}" for side, workers in sides], 1 if config.short else config.rounds):
-        side, workers = name.split("|")
-        output = folder / f"{number}-{side.replace(' ', '-')}-{workers}"
-        if side == OURS:
-            existing = ["--tokenizer.type=existing", f"--tokenizer.path={tokenizer}", f"--workers={workers}"]
-            measured = _prepare(corpus, output, existing, int(workers))
-        else:
-            output.mkdir()
-            words = ["-m", "electra_ds.bench.prep_peer", str(corpus), str(tokenizer), str(output), workers]
-            measured, said = _timed(words, int(workers))
-            measured["tokens"] = int(said.split()[-1])
-        sides[side, int(workers)].append(measured)
-    report = Report("prep", "The preparation", _LEAD, command, describe(PACKAGES), plain(config))
-    report.sections += [_table(sides, documents, size), Section("What is compared", _FAIRNESS)]
-    report.results = {
-        "documents": documents,
-        "bytes": size,
-        "with_tokenizer": first,
-        "sides": [{"side": side, "workers": workers, "rounds": rounds} for (side, workers), rounds in sides.items()],
-    }
+    if config.corpus is None:
+        size = 0.3 if config.short else config.megabytes
+        inputs = [str(corpus)]
+        documents, text_bytes = write_documents(corpus, int(1e6 * size))
+    else:
+        files = find_files(config.corpus)
+        inputs = [str(path.resolve()) for path in files]
+        documents, text_bytes = write_texts(files, config.text_field, corpus)
+    results = report.results
+    results |= {"documents": documents, "bytes": text_bytes}
+    prep = Prep(inputs, corpus, folder, config.text_field)
+    entries, rounds = (1000, 1) if config.short else (config.vocab_size, config.rounds)
+    sample = int(1e6 * config.sample_megabytes)
+    results["training"], tokenizers = {}, {}
+    for kind in config.tokenizers:
+        say(f"training: {kind}")
+        results["training"][kind], tokenizers[kind] = prep.train(kind, entries, sample)
+    results["kinds"] = compare(prep, tokenizers, rounds, min(rounds, config.peer_rounds), say)
+    first = tokenizers[config.tokenizers[0]]
+    if config.scaling_megabytes:
+        wanted = 1 if config.short else config.scaling_megabytes
+        counts = config.worker_counts()
+        results["scaling"] = prep_growth.scaling(prep, first, text_bytes, int(1e6 * wanted), counts, rounds, say)
+    if config.memory_megabytes and config.memory_workers:
+        sizes = [0.2, 1.0] if config.short else sorted(config.memory_megabytes)
+        most = sizes[0] if config.short else config.memory_all_up_to
+        points = [
+            (int(1e6 * megabytes), count)
+            for megabytes in sizes
+            for count in dict.fromkeys(config.memory_workers)
+            if count == config.memory_workers[0] or megabytes <= most
+        ]
+        results["memory"] = prep_growth.memory(prep, first, text_bytes, points, say)
+    say("sizes")
+    results["size"] = measure_sizes({kind: path.parent for kind, path in tokenizers.items()}, folder)
+    say("profile")
+    results["profile"] = {kind: profile(prep, tokenizer) for kind, tokenizer in tokenizers.items()}
+    report.machine["busy after"] = f"{os.getloadavg()[0]:.1f} processes on average in the minute before the end"
+    prep_report.fill(report, config.tokenizers)
     return report
 
 
-def _prepare(corpus: Path, output: Path, options: list[str], cores: int) -> dict[str, Any]:
-    """Run ``electra-ds prep`` once."""
-    words = ["-m", "electra_ds", "prep", f"--inputs={corpus}", f"--output={output}", *options]
-    measured, _ = _timed(words, cores)
-    manifest = read_manifest(output)
-    return measured | {"tokens": sum(manifest.total(split, "tokens") for split in manifest.splits)}
-
-
-def _timed(words: Sequence[str], cores: int) -> tuple[dict[str, Any], str]:
-    """Run Python on some cores; return seconds, CPU seconds and peak memory, and what it printed.
-
-    Raises:
-        UserError: it failed; the message is its last line.
-    """
-    chosen = usable_cores()[-cores:]
-    pin = (lambda: os.sched_setaffinity(0, chosen)) if hasattr(os, "sched_setaffinity") else None
-    environment = {**os.environ, "HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
-    if cores == 1:
-        environment |= {"RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryFile("w+") as said:
-        begun = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, *words], stdout=said, stderr=subprocess.STDOUT, env=environment, preexec_fn=pin
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - begun
-        process.returncode = os.waitstatus_to_exitcode(status)
-        said.seek(0)
-        text = said.read().strip()
-    if process.returncode:
-        raise UserError(f"{' '.join(words[:3])} failed: {text.splitlines()[-1] if text else process.returncode}")
-    memory = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "memory": memory}, text
-
-
-def _table(sides: dict[tuple[str, int], list[dict[str, Any]]], documents: int, size: int) -> Section:
-    header = ["", "workers", "MB of text/s", "documents/s", "tokens/s", "tokens", "ours / theirs", "CPU", "memory"]
-    section = Section("Text to tokens", _TABLE.format(documents=f"{documents:,}", megabytes=size / 1e6), header)
-    for (side, workers), rounds in sides.items():
-        seconds = [measured["seconds"] for measured in rounds]
-        speed = Spread(tuple(size / 1e6 / value for value in seconds))
-        middle = Spread(tuple(seconds)).median
-        ours = [measured["seconds"] for measured in sides[OURS, workers]]
-        section.rows.append(
-            [
-                f"`{side}`",
-                str(workers),
-                speed.show(".2f"),
-                f"{documents / middle:,.0f}",
-                f"{rounds[0]['tokens'] / middle:,.0f}",
-                f"{rounds[0]['tokens']:,}",
-                "" if side == OURS else ratios(seconds, ours).show(".2f"),
-                f"{Spread(tuple(measured['cpu_seconds'] for measured in rounds)).median:.1f} s",
-                f"{max(measured['memory'] for measured in rounds) / 2**20:,.0f} MiB",
-            ]
-        )
-    return section
+def say(message: str) -> None:
+    """Tell on a terminal what is being measured."""
+    if sys.stderr.isatty():
+        print(message, file=sys.stderr, flush=True)

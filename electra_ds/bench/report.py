@@ -42,15 +42,20 @@ class Report:
     config: dict[str, Any]
     sections: list[Section] = field(default_factory=list)
     results: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, str] = field(default_factory=dict)
+    """SVG files by their names."""
 
     def write(self, folder: Path) -> Path:
-        """Write ``NAME.md`` and ``NAME.json`` into a folder, which is made; return the page's path."""
+        """Write ``NAME.md`` and ``NAME.json`` and the figures into a folder, which is made; return the page's path."""
         folder.mkdir(parents=True, exist_ok=True)
         page = folder / f"{self.name}.md"
         with atomic_write(page, "w") as file:
             file.write(self.markdown())
         content = {name: getattr(self, name) for name in ("name", "title", "command", "machine", "config", "results")}
         write_json(folder / f"{self.name}.json", content)
+        for name, svg in self.figures.items():
+            with atomic_write(folder / name, "w") as file:
+                file.write(svg)
         return page
 
     def markdown(self) -> str:

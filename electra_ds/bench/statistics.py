@@ -29,7 +29,9 @@ class Spread:
         return max(self.values)
 
     def show(self, form: str = ",.0f") -> str:
-        """``median (lowest to highest)``."""
+        """``median (lowest to highest)``; of one round, its value."""
+        if len(self.values) == 1:
+            return f"{self.values[0]:{form}}"
         return f"{self.median:{form}} ({self.lowest:{form}} to {self.highest:{form}})"
 
 

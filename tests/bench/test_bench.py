@@ -2,13 +2,15 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
 
 from electra_ds.bench import scale
-from electra_ds.bench.corpus import write_documents
+from electra_ds.bench.corpus import find_files, write_copies, write_documents, write_texts
 from electra_ds.bench.machine import describe, release
+from electra_ds.bench.processes import measure
 from electra_ds.bench.report import Report, Section, command_line
 from electra_ds.bench.sides import SIDES, Side, Spec
 from electra_ds.bench.statistics import Spread, in_turn, ratios
@@ -65,15 +67,102 @@ def test_the_loader_benchmark_writes_its_report(tmp_path, capsys):
     assert page.count("\n| electra_ds |") == 2  # the side, and the release it was measured with
 
 
-def test_the_preparation_benchmark_writes_its_report(tmp_path):
-    assert main(["bench", "prep", "--short", f"--output={tmp_path}", "--workers=[1]", "--vocab_size=1000"]) == 0
-    found = json.loads((tmp_path / "prep.json").read_text("utf-8"))["results"]
-    assert [(side["side"], side["workers"]) for side in found["sides"]] == [("electra-ds prep", 1), ("datasets.map", 1)]
-    rounds = [measured for side in found["sides"] for measured in side["rounds"]]
-    assert all(math.isfinite(number) and number > 0 for number in numbers(rounds))
-    assert len({measured["tokens"] for measured in rounds}) == 1
-    assert found["bytes"] >= 300_000
-    assert "`datasets.map`" in (tmp_path / "prep.md").read_text("utf-8")
+@pytest.fixture(scope="module")
+def prep_report(corpus, tmp_path_factory):
+    """The folder of a report on a corpus of two files, one compressed."""
+    import zstandard
+
+    folder = tmp_path_factory.mktemp("prep")
+    lines = corpus.read_text("utf-8").splitlines(keepends=True)
+    (folder / "a.jsonl").write_text("".join(lines[::2]), "utf-8")
+    (folder / "b.jsonl.zst").write_bytes(zstandard.compress("".join(lines[1::2]).encode()))
+    arguments = ["bench", "prep", "--short", f"--output={folder / 'out'}", f"--corpus={folder}/*.jsonl*"]
+    assert main([*arguments, "--workers=[1,2]"]) == 0
+    return folder / "out"
+
+
+def test_the_preparation_benchmark_measures_every_side(prep_report, corpus):
+    found = json.loads((prep_report / "prep.json").read_text("utf-8"))["results"]
+    assert all(math.isfinite(number) and number >= 0 for number in numbers(found))
+    texts = {json.loads(line)["text"] for line in corpus.read_text("utf-8").splitlines()}
+    assert (found["documents"], found["bytes"]) == (len(texts), sum(len(text.encode()) for text in texts))
+    assert set(found["kinds"]) == set(found["training"]) == {"wordpiece", "unigram"}
+    for kind, sides in found["kinds"].items():
+        assert set(sides) == {"electra-ds prep", "library alone", "datasets.map"}
+        rounds = [measured for taken in sides.values() for measured in taken]
+        assert {measured["tokens"] for measured in rounds} == {found["training"][kind]["tokens"]}
+        assert all(measured["seconds"] > 0 and measured["cpu_seconds"] > 0 for measured in rounds)
+    assert [one["processes"] for one in found["scaling"]][:2] == [1, 2]
+    assert len({measured["tokens"] for one in found["scaling"] for measured in one["rounds"]}) == 1
+
+
+def test_the_preparation_benchmark_measures_memory_size_and_profile(prep_report):
+    found = json.loads((prep_report / "prep.json").read_text("utf-8"))["results"]
+    assert [(point["wanted_bytes"], point["workers"]) for point in found["memory"]] == [
+        (200_000, 1),
+        (200_000, 2),
+        (1_000_000, 1),
+    ]
+    for point in found["memory"]:
+        assert point["memory"] > 1_000_000
+        assert (point["worker_memory"] > 0) == (point["workers"] > 1)
+        assert 0.8 < point["text_bytes"] / point["wanted_bytes"] < 1.3
+    assert found["memory"][-1]["curve"]
+    for one in found["size"]["sets"].values():
+        assert one["tar_bytes"] > one["payload_bytes"] > 2 * one["tokens"]
+    assert found["size"]["row_a_member"]["tar_bytes"] > 2 * found["size"]["row_a_member"]["payload_bytes"]
+    for profile in found["profile"].values():
+        assert len(profile["functions"]) == 15
+        assert "data_prep/tokenizer/encoder.py" in {one["name"] for one in profile["files"]}
+        assert sum(one["seconds"] for one in profile["files"]) == pytest.approx(profile["seconds"])
+
+
+def test_the_page_of_the_preparation_benchmark(prep_report):
+    page = (prep_report / "prep.md").read_text("utf-8")
+    for heading in ("In short", "Text to tokens on one core", "More processes", "Memory", "Size", "On what"):
+        assert f"## {heading}\n" in page
+    for drawing in ("prep-speed.svg", "prep-memory.svg", "prep-memory-time.svg"):
+        assert f"]({drawing})" in page
+        assert (prep_report / drawing).read_text("utf-8").rstrip().endswith("</svg>")
+    assert "busy after" in page
+
+
+def test_a_corpus_is_read_as_prep_reads_it(tmp_path):
+    lines = [{"text": "one"}, {"text": "two\u2028"}, {"text": "one"}, {"text": "  "}, {"text": "lone \ud800"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n", "utf-8")
+    assert write_texts([tmp_path / "a.jsonl"], "text", tmp_path / "out.jsonl") == (3, 3 + 6 + 8)
+    texts = [json.loads(line)["text"] for line in (tmp_path / "out.jsonl").open(encoding="utf-8")]
+    assert texts == ["one", "two\u2028", "lone \ufffd"]
+    with pytest.raises(UserError, match=r"a\.jsonl: line 1 .* 'body'"):
+        write_texts([tmp_path / "a.jsonl"], "body", tmp_path / "out.jsonl")
+    with pytest.raises(UserError, match="no such file"):
+        find_files([str(tmp_path / "none*")])
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0, 2.4])
+def test_copies_of_a_corpus_have_the_size_asked_for_and_no_duplicate(share, tmp_path, monkeypatch):
+    monkeypatch.setattr("electra_ds.bench.corpus.COPY_FILE_BYTES", 50_000)
+    _, size = write_documents(tmp_path / "corpus.jsonl", 60_000)
+    files = find_files(write_copies(tmp_path / "corpus.jsonl", size, int(share * size), tmp_path / "copies"))
+    assert len(files) == math.ceil(share)
+    before = sum(len(json.loads(line)["text"].encode()) for line in (tmp_path / "corpus.jsonl").open(encoding="utf-8"))
+    count, written = write_texts(files, "text", tmp_path / "all.jsonl")
+    assert 0.8 < written / (share * before) < 1.1
+    assert count == len(set((tmp_path / "all.jsonl").open(encoding="utf-8")))
+    texts = [json.loads(line)["text"] for line in (tmp_path / "all.jsonl").open(encoding="utf-8")]
+    assert any(text.startswith("Copy 1. ") for text in texts) == (share > 1)
+
+
+def test_memory_and_time_of_a_command_and_of_what_it_starts(tmp_path):
+    child = "b = bytearray(80_000_000); b[::4096] = b[::4096].replace(b'\\0', b'1'); import time; time.sleep(1)"
+    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}]); print('done')"
+    usage = measure([sys.executable, "-c", program], 1)
+    assert usage.said == "done"
+    assert usage.worker_memory > 80_000_000 > usage.memory > 1_000_000
+    assert usage.seconds > 1
+    assert usage.cpu_seconds > 0
+    with pytest.raises(UserError, match="failed: out of luck"):
+        measure([sys.executable, "-c", "import sys; sys.exit('out of luck')"], 1)
 
 
 def test_documents_for_the_preparation_are_prose_each_once(tmp_path):
@@ -178,6 +267,7 @@ def test_a_report_is_a_page_and_a_file_of_numbers(tmp_path):
         (["loader", "--sides=[memmap]"], r"must hold electra_ds"),
         (["loader", "--sides=[electra_ds,other]"], r"must hold electra_ds and otherwise some of"),
         (["loader", "--rounds=0"], r"rounds=0: must be at least 1"),
+        (["prep", "--tokenizers=[words]"], r"must be some of wordpiece, unigram, bpe"),
         (["loader", "--roundz=1"], r"did you mean 'rounds'"),
     ],
 )
