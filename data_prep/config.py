@@ -156,6 +156,9 @@ class PrepConfig:
         _require(
             bool(self.inputs) != bool(self.corpora), "inputs", self.inputs, "either inputs or corpora, not both or none"
         )
+        for key in self.corpora:
+            # YAML reads an unquoted no, on or 1 as something else than a name.
+            _require(isinstance(key, str), "corpora", key, "names; in YAML put quotes around this one")
         for name, corpus in self.resolved_corpora().items():
             path = f"corpora.{name}." if name else ""
             _require(

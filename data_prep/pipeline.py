@@ -17,7 +17,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
@@ -140,7 +140,7 @@ class Preparation:
         tally = self._stage("counting", lambda: self._count(mine))
         splits, written = self._stage("writing", lambda: self._write(tally, set(mine), tokenizer.vocab_size))
         statistics = self._statistics(tally, duplicates, written, inputs, tokenizer.vocab_size)
-        weights = {name: corpus.weight for name, corpus in config.corpora.items() if corpus.weight is not None}
+        weights = self._weights(splits["train"], statistics)
         dtype = str(token_dtype(tokenizer.vocab_size))
         return Manifest(dtype, tokenizer, splits, weights, config.recorded(), statistics)
 
@@ -239,7 +239,9 @@ class Preparation:
             return
         if needs_sample(config.tokenizer):
             if not texts:
-                raise UserError(f"inputs: {self._input_names()} hold no document; give files with text")
+                raise UserError(
+                    f"inputs: {self._input_names()} hold no document that is kept; give files with text, or clean less"
+                )
             size = sum(len(text.encode()) for text in texts)
             kind, count = config.tokenizer.type, config.tokenizer.vocab_size
             say(f"training a {kind} vocabulary of {count} on {size / 1e6:.1f} MB")
@@ -269,7 +271,12 @@ class Preparation:
         for theirs in self._team.gather_all(tally):
             whole.merge(theirs)
         if not whole.documents("train"):
-            raise UserError(f"inputs: {self._input_names()} hold no token for training; give files with text")
+            dropped = sum(whole.dropped.values(), Counter())
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.most_common(3)) or "none"
+            raise UserError(
+                f"inputs: {self._input_names()} hold no token for training (dropped: {reasons}); "
+                "give files with text, or clean less"
+            )
         return whole
 
     def _write(
@@ -318,6 +325,17 @@ class Preparation:
             "piece_bytes": self._plan.piece_bytes,
             "inputs": inputs,
         }
+
+    def _weights(self, shards: Sequence[ShardInfo], statistics: dict[str, Any]) -> dict[str, float]:
+        """Weights of the corpora that have something for training; the others are told."""
+        there = {shard.corpus for shard in shards}
+        empty = [name for name in self._config.corpora if statistics["corpora"][name]["documents"] == 0]
+        for name in empty if self._team.rank == 0 else ():
+            dropped = statistics["corpora"][name]["documents_dropped"]
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
+            say(f"corpora.{name}: no document is left of it (dropped: {reasons or 'none'})")
+        corpora = self._config.corpora.items()
+        return {name: corpus.weight for name, corpus in corpora if corpus.weight is not None and name in there}
 
     def _input_names(self) -> str:
         names = [one.source.name for one in self._plan.inputs]

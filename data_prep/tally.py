@@ -112,10 +112,10 @@ class Tally:
     def statistics(self) -> dict[str, Any]:
         """Counts for the manifest."""
         names = ("documents", "bytes", "tokens", "unknown_tokens")
-        corpora: dict[str, Any] = {}
+        # A corpus of which nothing is left stands there, too.
+        corpora: dict[str, Any] = {corpus: {"languages": {}} for corpus in sorted(self.read)}
         for (corpus, language), values in sorted(self.corpora.items()):
-            entry = corpora.setdefault(corpus, {"languages": {}})
-            entry["languages"][language or "unknown"] = dict(zip(names, values.tolist(), strict=True))
+            corpora[corpus]["languages"][language or "unknown"] = dict(zip(names, values.tolist(), strict=True))
         for corpus, entry in corpora.items():
             for name in names:
                 entry[name] = sum(language[name] for language in entry["languages"].values())

@@ -92,23 +92,26 @@ def claim(output: Path, identity: dict[str, Any], versions: list[str]) -> Iterat
     if manifest is None and not made:
         _check_unfinished(output, identity)
     missing = tuple(_missing(output, manifest)) if manifest else ()
-    work.mkdir(parents=True, exist_ok=True)
-    lock = open(work / "lock", "w")  # noqa: SIM115 (held as long as the workspace)
     try:
-        _lock(lock, output)
-        state = {**identity, "versions": versions}
-        if (work / STATE_NAME).exists() and _read_state(work) != state:
-            say(f"an input of {output} was written anew since this preparation was begun: it begins anew, too")
-            _begin_anew(output, manifest)
-        if not (work / STATE_NAME).exists():
-            write_json(work / STATE_NAME, state)
-        yield Workspace(output, manifest, missing)
-        shutil.rmtree(work)
-    except BaseException:
-        _tidy(output, made)
-        raise
-    finally:
-        lock.close()
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"output: {output} cannot be made ({error.strerror or error}); name a folder that can be written to"
+        ) from error
+    with open(work / "lock", "w") as lock:
+        _lock(lock, output)  # a refusal leaves everything as it is: it belongs to the preparation at work
+        try:
+            state = {**identity, "versions": versions}
+            if (work / STATE_NAME).exists() and _read_state(work) != state:
+                say(f"an input of {output} was written anew since this preparation was begun: it begins anew, too")
+                _begin_anew(output, manifest)
+            if not (work / STATE_NAME).exists():
+                write_json(work / STATE_NAME, state)
+            yield Workspace(output, manifest, missing)
+            shutil.rmtree(work)
+        except BaseException:
+            _tidy(output, made)
+            raise
 
 
 def _lock(lock: Any, output: Path) -> None:

