@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from electra_ds.data.rows import SHORTEST_ROW
+from electra_ds.data.rows import LONGEST_ROW, SHORTEST_ROW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +52,10 @@ class DataConfig:
     """Write the ids of the rows each rank consumed, step by step, next to the metrics."""
 
     def __post_init__(self) -> None:
-        if self.sequence_length < SHORTEST_ROW:
-            raise ValueError(f"data.sequence_length={self.sequence_length}: must be at least {SHORTEST_ROW}")
+        if not SHORTEST_ROW <= self.sequence_length <= LONGEST_ROW:
+            raise ValueError(
+                f"data.sequence_length={self.sequence_length}: must lie in [{SHORTEST_ROW}, {LONGEST_ROW:,}]"
+            )
         for name in ("single_segment_every", "short_segment_every"):
             if getattr(self, name) < 2:
                 raise ValueError(f"data.{name}={getattr(self, name)}: must be at least 2 (or set data.pairs to false)")

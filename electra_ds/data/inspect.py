@@ -11,7 +11,7 @@ from electra_ds.command_line import bare_flag, parse
 from electra_ds.data.config import DataConfig
 from electra_ds.data.format import Manifest, read_manifest, verify_shards
 from electra_ds.data.mixture import corpora
-from electra_ds.data.rows import SHORTEST_ROW
+from electra_ds.data.rows import LONGEST_ROW, SHORTEST_ROW
 from electra_ds.data.shards import ShardSet
 from electra_ds.data.show import show_block, show_document, show_row
 from electra_ds.errors import DataError, UserError
@@ -49,9 +49,9 @@ class InspectConfig:
             raise UserError(f"documents: {self.documents} is not possible; expected 0 or more")
         if sum(value is not None for value in (self.block, self.document, self.row)) > 1:
             raise UserError("block, document, row: only one of them can be shown at a time")
-        if self.sequence_length < SHORTEST_ROW:
+        if not SHORTEST_ROW <= self.sequence_length <= LONGEST_ROW:
             raise UserError(
-                f"sequence_length: {self.sequence_length} is not possible; expected at least {SHORTEST_ROW}"
+                f"sequence_length: {self.sequence_length} is not possible; expected {SHORTEST_ROW} to {LONGEST_ROW:,}"
             )
 
 

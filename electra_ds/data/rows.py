@@ -24,6 +24,8 @@ from electra_ds.data.mixing import hash_words, uniform
 
 SHORTEST_ROW = 16
 """Fewest tokens of a row: room for a pair, an extra cut and some text."""
+LONGEST_ROW = 65_535
+"""Most tokens of a row: positions are uint16, and 65,535 stands for none (see `pack_block`)."""
 _PIECE = 1 << 14
 SHORTEST_CUT = 5
 """Fewest slots of a short sequence in the original builder."""

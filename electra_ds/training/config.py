@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from electra_ds.data.rows import SHORTEST_ROW
+from electra_ds.data.rows import LONGEST_ROW, SHORTEST_ROW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +113,10 @@ class TrainingConfig:
         for number, phase in enumerate(self.phases):
             if not 0 < phase.share <= 1:
                 raise ValueError(f"training.phases[{number}].share={phase.share}: must lie in (0, 1]")
-            if phase.sequence_length < SHORTEST_ROW:
+            if not SHORTEST_ROW <= phase.sequence_length <= LONGEST_ROW:
                 raise ValueError(
                     f"training.phases[{number}].sequence_length={phase.sequence_length}: "
-                    f"must be at least {SHORTEST_ROW}"
+                    f"must lie in [{SHORTEST_ROW}, {LONGEST_ROW:,}]"
                 )
         if self.phases and abs(sum(phase.share for phase in self.phases) - 1) > 1e-6:
             raise ValueError(

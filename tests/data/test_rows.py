@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from electra_ds.data.config import DataConfig
 from electra_ds.data.format import Block
-from electra_ds.data.rows import Packing, pack_block
+from electra_ds.data.rows import LONGEST_ROW, Packing, pack_block
+from electra_ds.training.config import Phase, TrainingConfig
 
 PAD, CLS, SEP = 0, 2, 3
 
@@ -114,6 +116,22 @@ def test_pairs_break_at_sentences_where_there_are_any():
     second = np.diff(rows.token_types.astype(int), axis=1, prepend=0) == 1
     begins = rows.ids[second].astype(int) - 10
     assert np.isin(begins, block.sentences).mean() > 0.9
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_the_longest_row_keeps_positions_and_types_apart(pairs):
+    block = make_block(np.random.default_rng(0), 70_000, 1)
+    packed = pack(block, Packing(LONGEST_ROW, pairs, 2, 10**9), 1 << 40, 0)  # its first row is one text, uncut
+    assert packed.positions[0].tolist() == list(range(LONGEST_ROW))
+    assert not packed.token_types[0].any()
+
+
+@pytest.mark.parametrize("length", [15, LONGEST_ROW + 1])
+def test_rows_whose_positions_do_not_fit_are_refused(length):
+    with pytest.raises(ValueError, match=rf"data\.sequence_length={length}: must lie in \[16, 65,535\]"):
+        DataConfig(path="set", sequence_length=length)
+    with pytest.raises(ValueError, match=rf"phases\[0\]\.sequence_length={length}: must lie in \[16, 65,535\]"):
+        TrainingConfig(phases=[Phase(share=1.0, sequence_length=length)])
 
 
 def test_the_next_epoch_splits_elsewhere_but_keeps_its_rows():
