@@ -100,8 +100,7 @@ class DiskCache:
             return
         descriptor = -1
         try:
-            number = zlib.crc32(key.encode()) % LOCK_FILES
-            descriptor = os.open(self.folder / "locks" / f"{number:04d}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = self._open_lock(zlib.crc32(key.encode()) % LOCK_FILES)
             _lock(descriptor, self.longest_wait)
         except OSError as error:
             if error.errno != errno.EAGAIN:
@@ -136,6 +135,14 @@ class DiskCache:
 
     def _path(self, key: str) -> Path:
         return self.folder / "blocks" / key
+
+    def _open_lock(self, number: int) -> int:
+        path, flags = self.folder / "locks" / f"{number:04d}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        try:
+            return os.open(path, flags, 0o666)
+        except FileNotFoundError:  # the cache was deleted by hand
+            self._open_folders()
+            return os.open(path, flags, 0o666)
 
     def _open_folders(self) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)

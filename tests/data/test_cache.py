@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 import warnings
@@ -194,6 +195,17 @@ def test_a_full_disk_means_one_warning_and_no_more_storing(web, tmp_path, monkey
             assert same(shards.read(number), make_block(number, TOKENS))
     assert len(caught) == 1
     assert not [name for name in entries(tmp_path) if not name.startswith("index")]
+
+
+def test_a_cache_that_is_deleted_while_it_is_used_is_made_anew(tmp_path):
+    cache = DiskCache(tmp_path / "cache", 100)
+    shutil.rmtree(tmp_path / "cache")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            data, hit = fetch_cached(cache, "a", 10, lambda: bytes(10), lambda data: len(data) == 10)
+    assert (data, hit) == (bytes(10), True)
+    assert entries(tmp_path / "cache") == {"a": 10}
 
 
 def test_a_folder_that_cannot_be_made_means_one_warning(tmp_path):
