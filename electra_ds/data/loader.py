@@ -267,20 +267,32 @@ class StepRows:
         """Nothing to end."""
 
 
-def open_shards(config: DataConfig, split: str = "train") -> ShardSet:
+def open_shards(config: DataConfig, split: str = "train", fingerprint: str | None = None) -> ShardSet:
     """Open a split as the config says.
 
+    Args:
+        config: which set.
+        split: its name.
+        fingerprint: of the manifest that the run began with, where it is opened once more.
+
     Raises:
-        DataError: the set is missing, cut short or altered.
+        DataError: the set is missing, cut short, altered, or no longer the one with that fingerprint.
         UserError: no such split.
     """
-    return ShardSet(
+    shards = ShardSet(
         config.path,
         split,
         cache_folder=config.cache_folder,
         cache_disk_bytes=config.cache_disk_bytes,
         retries=config.retries,
     )
+    found = shards.manifest.fingerprint
+    if fingerprint is not None and fingerprint != found:
+        raise DataError(
+            f"{shards.folder}: replaced while the run goes on (fingerprint {fingerprint[:12]}... before, now "
+            f"{found[:12]}...); restore it, and the same command goes on from the newest checkpoint"
+        )
+    return shards
 
 
 def require_enough_rows(source: RowSource, global_batch: int, world_size: int) -> None:

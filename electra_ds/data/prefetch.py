@@ -100,6 +100,8 @@ class Job:
     portion: Portion
     begin: int
     """Updates made before the first step it makes rows for."""
+    fingerprint: str | None = None
+    """Of the manifest that the run began with, as the process opens the set anew; None: not compared."""
 
 
 class LoaderProcess:

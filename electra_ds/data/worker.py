@@ -38,7 +38,7 @@ def _serve(job: Job, output: IO[bytes]) -> None:
     while True:
         try:
             if rows_of is None:
-                shards = open_shards(job.config, job.split)
+                shards = open_shards(job.config, job.split, job.fingerprint)
                 rows_of = StepRows(RowSource(shards, job.config, job.length, job.seed), job.portion)
             rows = rows_of(step)
         except Exception as error:

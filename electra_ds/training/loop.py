@@ -308,6 +308,7 @@ class Trainer:
             seed=self.recipe.training.seed,
             portion=portion,
             begin=self.state.step,
+            fingerprint=self.shards.manifest.fingerprint,
         )
         return LoaderProcess(job, self.shards.manifest.dtype)
 
@@ -326,7 +327,8 @@ class Trainer:
             return None
         # All of its blocks are one pool: the same held-out rows whatever the mixture.
         data = dataclasses.replace(self.recipe.data, mixing="natural", weights={})
-        source = RowSource(open_shards(data, "validation"), data, plan.sequence_length, seed=0)
+        shards = open_shards(data, "validation", self.shards.manifest.fingerprint)
+        source = RowSource(shards, data, plan.sequence_length, seed=0)
         return Validator(
             source,
             self.recipe.validation.rows,

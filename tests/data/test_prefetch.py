@@ -8,12 +8,13 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from electra_ds.data.config import DataConfig
-from electra_ds.data.loader import Portion, RowSource, StepRows
+from electra_ds.data.loader import Portion, RowSource, StepRows, open_shards
 from electra_ds.data.prefetch import IGNORED_SIGNALS, Job, LoaderProcess, Prefetcher
 from electra_ds.data.shards import ShardSet
 from electra_ds.errors import DataError, UserError
@@ -100,6 +101,16 @@ def test_what_the_process_meets_is_raised_in_the_trainer(started, tmp_path):
 def test_a_set_that_cannot_be_opened_is_raised_too(started, tmp_path):
     with pytest.raises(DataError, match=r"no manifest\.json"):
         started(tmp_path)(0)
+
+
+def test_a_set_that_was_replaced_meanwhile_is_refused(folder, tmp_path):
+    path = make_set(tmp_path / "set", blocks=(8, 8), tokens=300)
+    before = ShardSet(folder).manifest.fingerprint
+    process = LoaderProcess(replace(job_of(path), fingerprint=before), "uint16")
+    with pytest.raises(DataError, match=f"replaced while the run goes on .fingerprint {before[:12]}"):
+        process(0)
+    process.close()
+    assert len(open_shards(job_of(folder).config, fingerprint=before)) == 16
 
 
 @pytest.mark.parametrize("early", [True, False])
