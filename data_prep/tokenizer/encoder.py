@@ -32,7 +32,7 @@ MODEL_FILE = "tokenizer.model"
 _BATCH = 4096
 """Words at a time for a library: an encoding takes much more memory than its ids."""
 _WORDS_A_CALL = 64
-_KNOWN_TOKENS = 4_000_000
+_KNOWN_TOKENS = 8_000_000
 """Ids of known words kept at most; beyond that, or where the table is half full, all are learned anew."""
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 _CLASSES = (2, 4)
 """64-bit integers of a key; one table for each."""
-_SLOT_BITS = 20
+_SLOT_BITS = 21
 _MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], np.uint64)
 _MASKS = np.array([(1 << (8 * size)) - 1 for size in range(9)], np.uint64)
 """For the first 0 to 8 bytes of a little-endian integer."""
