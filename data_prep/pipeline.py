@@ -27,6 +27,7 @@ from data_prep import sample
 from data_prep.build import TEXT, TOKENS
 from data_prep.config import PrepConfig
 from data_prep.copies import Duplicates, drop_copies
+from data_prep.dedup.decontaminate import evaluation_files
 from data_prep.mpi import SharedError, Team, find_team
 from data_prep.plan import MAX_PIECES, Input, PartId, Plan, Shares, make_plan
 from data_prep.progress import Progress, say
@@ -58,12 +59,13 @@ def run(config: PrepConfig) -> tuple[Manifest, dict[str, Any] | None, int]:
     try:
         plan = team.agree(lambda: make_plan(config))
         with ExitStack() as stack:
-            identity = {"config": config.recorded(), "inputs": plan.identity()}
+            evaluation = team.agree(lambda: evaluation_files(config.decontaminate))
+            identity = {"config": config.recorded(), "inputs": plan.identity(), "evaluation_files": evaluation}
             workspace = team.agree(lambda: stack.enter_context(claim(config.output, identity, plan.versions())))
             if workspace.finished and workspace.manifest:
                 return workspace.manifest, None, team.rank
             with Preparation(config, plan, workspace, team) as preparation:
-                manifest = preparation.run(plan.identity())
+                manifest = preparation.run(plan.identity(), evaluation)
             team.agree(lambda: _publish(config, workspace, manifest))
         team.check(None)  # while rank 0 removes the part files, the others sleep; MPI's own end would let them spin
         return manifest, preparation.measured, team.rank
@@ -114,7 +116,7 @@ class Preparation:
     def __exit__(self, *error: object) -> None:
         self._workers.__exit__(*error)
 
-    def run(self, inputs: list[dict[str, Any]]) -> Manifest:
+    def run(self, inputs: list[dict[str, Any]], evaluation: list[dict[str, Any]]) -> Manifest:
         """Run all stages; return the manifest, which is not yet written."""
         config, team, workspace = self._config, self._team, self._workspace
         if workspace.missing and team.rank == 0:
@@ -140,6 +142,7 @@ class Preparation:
         tally = self._stage("counting", lambda: self._count(mine))
         splits, written = self._stage("writing", lambda: self._write(tally, set(mine), tokenizer.vocab_size))
         statistics = self._statistics(tally, duplicates, written, inputs, tokenizer.vocab_size)
+        statistics["evaluation_files"] = evaluation
         weights = self._weights(splits["train"], statistics)
         dtype = str(token_dtype(tokenizer.vocab_size))
         return Manifest(dtype, tokenizer, splits, weights, config.recorded(), statistics)

@@ -77,7 +77,7 @@ def claim(output: Path, identity: dict[str, Any], versions: list[str]) -> Iterat
 
     Args:
         output: the folder; it is made if it is not there.
-        identity: ``config`` and ``inputs``: what decides the bytes.
+        identity: ``config``, ``inputs`` and ``evaluation_files``: what decides the bytes.
         versions: of the inputs; where one is not what it was, what was begun from it is begun anew.
 
     Raises:
@@ -139,7 +139,12 @@ def _finished(output: Path, identity: dict[str, Any]) -> Manifest | None:
     if not (output / MANIFEST_NAME).exists():
         return None
     manifest = read_manifest(output)
-    there = {"config": manifest.config, "inputs": manifest.statistics.get("inputs")}
+    statistics = manifest.statistics
+    there = {
+        "config": manifest.config,
+        "inputs": statistics.get("inputs"),
+        "evaluation_files": statistics.get("evaluation_files", []),
+    }
     if there != identity:
         raise UserError(
             f"output: {output} holds a finished shard set made otherwise ({_difference(there, identity)}); "

@@ -17,6 +17,7 @@ from data_prep.dedup.config import DecontaminationConfig
 from data_prep.dedup.words import hashes_at, rolling, word_hashes, word_list
 from data_prep.sources.base import Document
 from electra_ds.errors import DataError, UserError
+from electra_ds.files import sha256_of
 
 SHORTEST = 5
 """Words of the shortest evaluation text that is looked for: shorter ones occur everywhere."""
@@ -96,6 +97,18 @@ class Decontamination:
             return document
         words = " ".join(word_list(document.text)[places[0] : places[0] + lengths[0]])
         return Rejection(detail=f"{len(places)} of {total} n-grams, first: {words}")
+
+
+def evaluation_files(config: DecontaminationConfig) -> list[dict[str, Any]]:
+    """Return what the manifest records of the files: other texts make another set.
+
+    Raises:
+        UserError: see `Decontamination`.
+    """
+    return [
+        {"name": Path(path).name, "bytes": Path(path).stat().st_size, "sha256": sha256_of(Path(path))}
+        for path in _paths(config.files)
+    ]
 
 
 def _paths(patterns: list[str]) -> list[str]:

@@ -193,6 +193,16 @@ def test_two_preparations_into_one_folder_do_not_mix(corpus, tmp_path, capfd):
     assert prep(corpus, tmp_path / "set") == 0
 
 
+def test_other_evaluation_texts_make_another_set(corpus, tmp_path, capfd):
+    tests = damaged(tmp_path, "test.txt", b"five words that stand nowhere\n")
+    given = {"decontaminate__files": json.dumps([str(tests)])}
+    assert prep(corpus, tmp_path / "set", **given) == 0
+    assert prep(corpus, tmp_path / "set", **given) == 0
+    tests.write_text("five others that stand nowhere, neither\n", "utf-8")
+    error = refusal(capfd, lambda: prep(corpus, tmp_path / "set", **given))
+    assert "made otherwise (evaluation_files[0].bytes: 30 there, 40 now)" in error
+
+
 def test_an_output_below_a_file_is_named(corpus, tmp_path, capfd):
     (tmp_path / "file").write_text("here")
     error = refusal(capfd, lambda: prep(corpus, tmp_path / "file/set"))
