@@ -98,6 +98,7 @@ class RowSource:
         self._padding["ids"] = manifest.tokenizer.pad_id
         self._cache: OrderedDict[tuple[int, int], _CachedBlock] = OrderedDict()
         self._cached_bytes = 0
+        self._most_cached = config.cache_bytes
 
     @property
     def total(self) -> int:
@@ -160,6 +161,15 @@ class RowSource:
         open_blocks = self.order.open_blocks() * min(1.0, streams / self.config.streams)
         return int(open_blocks * (self.rows.mean() if len(self.rows) else 0) * self._dtype.itemsize)
 
+    def share_cache(self, world_size: int) -> None:
+        """Keep no more than one of `world_size` ranks needs.
+
+        A block on the border of two streams may have rows for two ranks. Neither of them sees all its rows, so neither
+        can tell that it is done with it: the least recently used must go, or memory would grow from epoch to epoch.
+        """
+        largest = int(self.rows.max()) * self._dtype.itemsize if len(self.rows) else 0
+        self._most_cached = min(self.config.cache_bytes, 2 * self.live_bytes(world_size) + 8 * largest)
+
     def _packed(self, key: tuple[int, int]) -> _CachedBlock | None:
         """Packed rows of a block in an epoch, or None if it cannot be read and is to be skipped."""
         if (cached := self._cache.get(key)) is not None:
@@ -190,7 +200,7 @@ class RowSource:
         self.blocks_packed += 1
         self._cache[key] = _CachedBlock(_bytes(packed.records), len(packed.records))
         self._cached_bytes += packed.records.nbytes
-        while self._cached_bytes > self.config.cache_bytes and len(self._cache) > 1:
+        while self._cached_bytes > self._most_cached and len(self._cache) > 1:
             self._forget(next(iter(self._cache)))
         return self._cache[key]
 
@@ -240,6 +250,7 @@ class StepRows:
     def __init__(self, source: RowSource, portion: Portion) -> None:
         """Args: source: of the rows. portion: which of them."""
         self.source, self._portion = source, portion
+        source.share_cache(portion.world_size)
         self._rows = portion.global_batch // portion.world_size
         self._steps = max(1, self._PLANNED // max(1, self._rows))
         self._begin = 0

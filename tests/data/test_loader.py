@@ -70,6 +70,23 @@ def test_an_epoch_reads_and_packs_each_block_once_over_all_ranks(folder, ranks):
         assert size == stored
 
 
+@pytest.mark.parametrize("ranks", [2, 3, 16])
+def test_memory_does_not_grow_from_epoch_to_epoch(folder, ranks):
+    source = source_of(folder, streams=16)
+    step_rows = StepRows(source, Portion(0, 0, 96, 0, ranks))
+    steps = source.total // 96
+    packed, cached = [0], []
+    for epoch in range(5):
+        for step in range(epoch * steps, (epoch + 1) * steps):
+            step_rows(step)
+        packed.append(source.blocks_packed)
+        cached.append(source._cached_bytes)
+    largest = int(source.rows.max()) * source._dtype.itemsize
+    assert max(cached) <= 2 * source.live_bytes(ranks) + 8 * largest
+    # What is kept is what is needed: later epochs pack no more than the first one does, but for the borders.
+    assert max(np.diff(packed)) <= packed[1] + 16
+
+
 def test_a_cache_too_small_costs_time_but_changes_nothing(folder):
     small, large = source_of(folder, cache_bytes=1), source_of(folder)
     for begin in range(0, 400, 40):
