@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from electra_ds.config_file import check_config_file
 from electra_ds.errors import UserError, did_you_mean
 
 Config = TypeVar("Config")
@@ -45,6 +46,8 @@ def parse(
     arguments = list(_resolve_config(arguments, find_config))
     if positional and arguments and not arguments[0].startswith("-"):
         arguments.insert(0, f"--{positional}")
+    for path in _config_files(arguments):
+        check_config_file(path, config_class)
     try:
         parsed = parser.parse_args(arguments)
         parsed.pop("config", None)
@@ -108,6 +111,14 @@ def _resolve_config(arguments: Sequence[str], find_config: Callable[[str], Path]
             argument = "--config=" + str(find_config(argument.partition("=")[2]))
         expecting = argument == "--config"
         yield argument
+
+
+def _config_files(arguments: Sequence[str]) -> Iterator[Path]:
+    """Paths after ``--config``, of files that are there (the parser tells of others)."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        given = argument.partition("=")[2] if argument.startswith("--config=") else argument
+        if (before == "--config" or given is not argument) and Path(given).is_file():
+            yield Path(given)
 
 
 def field_paths(config_class: type, prefix: str = "") -> Iterator[str]:

@@ -131,13 +131,30 @@ def test_small_files_are_read_together(tmp_path):
         ({"corpora": {"a": {"inputs": "x", "encoding": "utf-16"}}}, "corpora.a.encoding: 'utf-16' is not possible"),
         ({"corpora": {"a": {"inputs": "x", "text_documents": "page"}}}, "corpora.a.text_documents: 'page'"),
         ({"corpora": {"a": {"inputs": "no/such/*.txt"}}}, "'no/such/*.txt' matches no"),
-        ({"corpora": {"a": {"input": "x"}}}, "input"),
+        ({"corpora": {"a": {"input": "x"}}}, "unknown key 'corpora.a.input'; did you mean 'inputs'?"),
+        ({"corpora": {"a": {"inputs": "x", "clean": {"repare": True}}}}, "unknown key 'corpora.a.clean.repare'"),
+        ({"corpora": {"a": "in/txt"}}, "'corpora.a' is 'in/txt'; expected fields below it"),
+        ({"tokeniser": {}}, "unknown key 'tokeniser'; did you mean 'tokenizer'?"),
     ],
 )
 def test_impossible_corpora_are_refused(changes, expected, tmp_path, capfd):
     config = config_file(tmp_path, **changes)
     assert expected in refusal(capfd, lambda: main(["prep", "--config", str(config)]))
     assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"corpora:\n  a: {inputs: x}\n  a: {inputs: y}\n", "prep.yaml:3: 'corpora.a' stands here for the second time"),
+        (b"output: x\ninputs: [a\n", "prep.yaml:3: not YAML"),
+        (b"output: caf\xe9\n", "not UTF-8"),
+        (b"- a list\n", "expected fields such as"),
+    ],
+)
+def test_a_config_that_cannot_be_meant_is_refused(text, expected, tmp_path, capfd):
+    (tmp_path / "prep.yaml").write_bytes(text)
+    assert expected in refusal(capfd, lambda: main(["prep", "--config", str(tmp_path / "prep.yaml")]))
 
 
 def test_the_recorded_config_makes_the_same_set(tmp_path):

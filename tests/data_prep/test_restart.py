@@ -48,7 +48,7 @@ def test_killed_many_times_at_random_moments(ranks, inputs, undisturbed, prep_co
     """All processes of the job are killed, again and again, until one life reaches the end."""
     output = tmp_path / "set"
     command = prep_command(ranks, inputs=inputs, output=output, workers=2 if ranks == 1 else 1)
-    chance, killed, patience = random.Random(ranks), 0, 1.0
+    chance, killed, patience = random.Random(ranks), 0, 0.6
     while True:
         process = subprocess.Popen(
             command,
