@@ -39,6 +39,10 @@ class InspectConfig:
     """With `row`: tokens of a row, as the run's data.sequence_length or its phase's."""
     pairs: bool = True
     """With `row`: the run's data.pairs."""
+    single_segment_every: int = 10
+    """With `row`: the run's data.single_segment_every (count)."""
+    short_segment_every: int = 20
+    """With `row`: the run's data.short_segment_every (count)."""
     seed: int = 0
     """With `row`: the run's training.seed; it decides where pairs are split."""
     epoch: int = 0
@@ -53,6 +57,9 @@ class InspectConfig:
             raise UserError(
                 f"sequence_length: {self.sequence_length} is not possible; expected {SHORTEST_ROW} to {LONGEST_ROW:,}"
             )
+        for name, least in (("single_segment_every", 2), ("short_segment_every", 2), ("epoch", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name}: {getattr(self, name)} is not possible; expected {least} or more")
 
 
 def main(arguments: list[str], program: str) -> int:
@@ -68,7 +75,13 @@ def main(arguments: list[str], program: str) -> int:
             return 0
     shards = ShardSet(config.path, config.split)
     if config.row is not None:
-        data = DataConfig(path=config.path, sequence_length=config.sequence_length, pairs=config.pairs)
+        data = DataConfig(
+            path=config.path,
+            sequence_length=config.sequence_length,
+            pairs=config.pairs,
+            single_segment_every=config.single_segment_every,
+            short_segment_every=config.short_segment_every,
+        )
         print(show_row(shards, data, config.row, config.seed, config.epoch))
     elif config.document is not None:
         print(show_document(shards, config.document))
