@@ -157,14 +157,15 @@ def _tables() -> _Tables:
     ends[[character.encode()[-1] for character in _TERMINATORS + _CLOSERS]] = True
     letter = np.array([character.isalpha() for character in characters])
     lower = np.array([character.islower() for character in characters])
-    letter[-1] = True
+    alphanumeric = np.array([character.isalnum() for character in characters])
+    letter[-1] = alphanumeric[-1] = True
     terminates, closes, opens = (np.zeros(_CODES, bool) for _ in range(3))
     terminates[[ord(character) for character in _TERMINATORS]] = True
     closes[[ord(character) for character in _CLOSERS]] = True
     opens[[ord(character) for character in _OPENING]] = True
     opens |= letter & ~lower
     upper = np.array([character.isupper() for character in characters])
-    return _Tables(ends, terminates, closes, opens, letter, upper, np.array([c.isalnum() for c in characters]))
+    return _Tables(ends, terminates, closes, opens, letter, upper, alphanumeric)
 
 
 class FullWidthTables(NamedTuple):

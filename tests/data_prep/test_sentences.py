@@ -73,6 +73,7 @@ PIECES = [*" \t\n\r.!?…؟।。)\"'”»“(-aBÉéßяЯ中あ\u00a0\u3000", 
 @settings(max_examples=1000, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
 @example("x" + " " * 50 + "\n" * 3 + "y. " + " " * 50 + "Z")
+@example("𠀀J. J. ")
 def test_the_rule_over_bytes_is_the_rule_over_characters(text):
     assert sentences(text) == slow_sentences(text)
 
