@@ -98,10 +98,6 @@ class PartFile:
         width = int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
         return self._read(dtype, [end - begin, *shape[1:]], offset + begin * width, name)
 
-    def length(self, name: str) -> int:
-        """Entries of an array's first dimension."""
-        return int(self._layout[name][1][0])
-
     def _read(self, dtype: str, shape: list[int], offset: int, name: str) -> np.ndarray:
         if dtype not in _DTYPES:
             raise self._damaged(f"{name} has dtype {dtype}")

@@ -15,7 +15,7 @@ from electra_ds.data.config import DataConfig
 from electra_ds.data.mixing import hash_words
 from electra_ds.data.mixture import order_of
 from electra_ds.data.order import Located
-from electra_ds.data.rows import Packing, pack_block, row_dtype
+from electra_ds.data.rows import PackedRows, Packing, pack_block, row_dtype
 from electra_ds.data.shards import ShardSet
 from electra_ds.errors import DataError, UserError
 
@@ -25,7 +25,7 @@ _LAYOUT, _SPLIT = 21, 22
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(PackedRows):
     """Some rows, in compact dtypes.
 
     Attributes:
@@ -34,30 +34,9 @@ class Rows:
         skipped: bool [R], rows of blocks that cannot be read; they hold nothing but padding.
     """
 
-    records: np.ndarray
     row_ids: np.ndarray
     epochs: np.ndarray
     skipped: np.ndarray
-
-    @property
-    def ids(self) -> np.ndarray:
-        """[R, L] the shards' dtype, padding included."""
-        return self.records["ids"]
-
-    @property
-    def segments(self) -> np.ndarray:
-        """[R, L] uint16, 1, 2, ... within a row, 0 at padding."""
-        return self.records["segments"]
-
-    @property
-    def positions(self) -> np.ndarray:
-        """[R, L] uint16, restarting in each segment."""
-        return self.records["positions"]
-
-    @property
-    def token_types(self) -> np.ndarray:
-        """[R, L] uint8, 1 in the second text of a pair."""
-        return self.records["token_types"]
 
 
 @dataclass
