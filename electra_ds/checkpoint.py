@@ -132,8 +132,13 @@ def newest_whole(folder: Path, say: Callable[[str], None]) -> tuple[Path, RunSta
     return None
 
 
-def load_weights_only(path: Path, map_location: Any = "cpu") -> Any:
+def load_weights_only(path: Path, map_location: Any = "cpu", mmap: bool = False) -> Any:
     """Load a file of a checkpoint; only tensors, plain values and DeepSpeed's own four small classes are allowed.
+
+    Args:
+        path: the file.
+        map_location: where its tensors go, as `torch.load` takes it.
+        mmap: map the file instead of reading it: a tensor's bytes are read when they are used.
 
     Raises:
         DataError: anything else is in it, or it is damaged.
@@ -148,7 +153,7 @@ def load_weights_only(path: Path, map_location: Any = "cpu") -> Any:
     allowed = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
     try:
         with torch.serialization.safe_globals(allowed):
-            return torch.load(path, map_location=map_location, weights_only=True)
+            return torch.load(str(path), map_location=map_location, weights_only=True, mmap=mmap)
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise DataError(f"{path}: refused or damaged ({first}); it was not written by electra_ds pretrain") from error

@@ -25,6 +25,7 @@ from electra_ds.checkpoint import (
 from electra_ds.errors import UserError
 from electra_ds.files import TEMPORARY_SUFFIX, atomic_write, fsync_folder, full_disk_message, write_json
 from electra_ds.training.config import CheckpointConfig
+from electra_ds.training.reshard import load_resharded
 
 
 class SafeCheckpointEngine:
@@ -167,14 +168,8 @@ def _prune(folder: Path, config: CheckpointConfig, keep: Path) -> None:
 
 
 def load_checkpoint(engine: Any, path: Path, state: RunState, world_size: int, stage: int) -> None:
-    """Put weights, optimizer and loss scale back.
-
-    Raises:
-        UserError: saved by another number of ranks or at another ZeRO stage.
-    """
-    if (state.world_size, state.zero_stage) != (world_size, stage) and (state.zero_stage or stage):
-        raise UserError(
-            f"checkpoint {path} was saved by {state.world_size} rank(s) at ZeRO stage {state.zero_stage}; this is "
-            f"{world_size} rank(s) at stage {stage}. Resume as it was saved"
-        )
-    engine.load_checkpoint(str(path.parent), tag=path.name, load_lr_scheduler_states=False)
+    """Put weights, optimizer and loss scale back, also those of another number of ranks or another ZeRO stage."""
+    if (state.world_size, state.zero_stage) == (world_size, stage) or state.zero_stage == stage == 0:
+        engine.load_checkpoint(str(path.parent), tag=path.name, load_lr_scheduler_states=False)
+    else:
+        load_resharded(engine, path, state, stage)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from electra_ds.checkpoint import list_checkpoints, read_state
-from electra_ds.export.consolidate import read_weights
+from electra_ds.zero_pieces import read_weights
 from tests.conftest import metrics, pretrain_options, run_ranks
 
 pytestmark = pytest.mark.ranks
