@@ -54,7 +54,7 @@ setup(
     package_data={
         "electra_ds": ["recipes/*.yaml", "templates/*", "py.typed"],
         "electra_ds.ds_configs": ["*.json"],
-        "electra_ds.slurm": ["*.sbatch", "*.md"],
+        "electra_ds.slurm": ["*.sbatch", "*.yaml"],
         "data_prep": ["templates/*", "py.typed"],
     },
     install_requires=[

@@ -33,7 +33,7 @@ class SubmitConfig:
     time: str = "24:00:00"
     """Time limit of one life of the job, as sbatch takes it: minutes, H:MM:SS or D-HH:MM:SS."""
     cluster: str | None = None
-    """YAML file about the site, see slurm/cluster-gpu.yaml; null takes $ELECTRA_DS_CLUSTER, else the site's defaults."""
+    """YAML file about the site (see slurm/cluster-gpu.yaml); null takes $ELECTRA_DS_CLUSTER, else Slurm's defaults."""
     stages: str = "pretrain"
     """What to submit, with commas: prep, preflight, pretrain, convert, finetune; each waits for the one before."""
     spares: int = 0

@@ -14,6 +14,8 @@ DEFAULT_SECONDS = 300
 """Lead of a run that has measured nothing yet (seconds)."""
 MARGIN_SECONDS = 60
 """For leaving, the summary and a busy file system (seconds)."""
+LONGEST_SECONDS = 65_535
+"""The most that Slurm takes (seconds)."""
 EARLY_SECONDS = 60
 """Slurm may signal this much earlier than asked (sbatch(1), --signal)."""
 _RECENT_BYTES = 1_000_000
@@ -55,13 +57,14 @@ def measure(lines: Iterable[dict[str, Any]]) -> Measured:
 
 
 def signal_lead(measured: Measured) -> int:
-    """Seconds that Slurm is to signal before the limit: the step under way and another, a validation, a save under way
-    and the last one, and a margin; rounded up to half minutes.
-    """  # noqa: D205
+    """Seconds before the limit when Slurm is to signal, rounded up to half minutes.
+
+    Room for the step under way and another, a validation, a save under way and the last one, and a margin.
+    """
     if measured.step is None or measured.save is None:
         return DEFAULT_SECONDS
     total = 2 * measured.step + measured.validation + 2 * measured.save + MARGIN_SECONDS
-    return 30 * math.ceil(total / 30)
+    return min(LONGEST_SECONDS, 30 * math.ceil(total / 30))
 
 
 def read_measured(path: Path) -> Measured:
