@@ -21,6 +21,8 @@ COMMANDS = {
     "pretrain": ("electra_ds.training.command", "train generator and discriminator on shards"),
     "convert": ("electra_ds.export.command", "ZeRO checkpoint to Hugging Face folders, and back"),
     "finetune": ("electra_ds.finetune.command", "train a task head on a Hugging Face folder; scores"),
+    "doctor": ("electra_ds.doctor.command", "is this machine or allocation fit to train"),
+    "submit": ("electra_ds.submit.command", "render, show and submit the Slurm jobs of a run, or of a whole chain"),
     "report": ("electra_ds.report", "one HTML page with plots of a run"),
     "bench": ("electra_ds.bench.command", "benchmarks beside others in one run, with reports to repeat"),
 }
