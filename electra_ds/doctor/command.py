@@ -25,8 +25,9 @@ def main(arguments: list[str], program: str) -> int:
     """Look, and say what is good, doubtful and bad.
 
     The first rank speaks and ends with the verdict's status: 0 nothing bad, 2 something bad, and for ``--preflight``
-    79 if nodes are to blame (see `preflight`). Another rank ends with 0 if it came to the end, else with 2 (79 for
-    ``--preflight``: a node is at fault, its own or the first) and its own error.
+    79 if nodes are to blame (see `preflight`). Another rank ends with 0 if it came to the end (under
+    mpirun with the verdict's status too), else with 2 (79 for ``--preflight``: a node is at fault, its own or the
+    first) and its own error.
 
     This does not return: threads may still wait, for a file system or a peer, so every rank ends by
     `distributed.leave`.
@@ -68,7 +69,9 @@ def _follow(config: DoctorConfig, place: Place, schedule: Schedule) -> int:
     participant.start()
     if problem := participant.join(schedule.left()):
         raise UserError(problem)
-    return DONE
+    # MPICH's mpirun returns the first or the last status at random, so there all ranks give the same. Under srun a rank
+    # that ends with another than 0 would have the first one killed (--kill-on-bad-exit), and its status lost.
+    return participant.verdict if place.launcher == "mpirun" else DONE
 
 
 def _lead(config: DoctorConfig, place: Place, schedule: Schedule) -> int:
@@ -82,11 +85,11 @@ def _lead(config: DoctorConfig, place: Place, schedule: Schedule) -> int:
     participant.start()
     got = coordinator.gather()
     findings = judge(got)
+    status = exit_status(findings, config.preflight)
     try:
         _tell(config, got, findings)
     finally:
-        coordinator.end()
-    status = exit_status(findings, config.preflight)
+        coordinator.end(status)
     if participant.problem:
         print_error(UserError(participant.problem))
     return status or (USER_ERROR if participant.problem else DONE)

@@ -98,9 +98,9 @@ class Coordinator:
         self._exchange()
         return got
 
-    def end(self) -> None:
-        """Tell the ranks that it is over and let them go first: the store ends with this process."""
-        self._channel.put("end", True)
+    def end(self, status: int) -> None:
+        """Tell the ranks that it is over, and how, and let them go first: the store ends with this process."""
+        self._channel.put("end", status)
         there = sorted(set(self.gathered.facts) - set(self.gathered.silent))
         self._channel.gather("bye", there, min(_GOODBYE, self._schedule.left()))
 

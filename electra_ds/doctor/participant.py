@@ -15,7 +15,7 @@ from electra_ds.doctor.facts import Facts, collect_facts
 from electra_ds.doctor.folders import Looker, tidy_later
 from electra_ds.doctor.network import exchange
 from electra_ds.errors import UserError
-from electra_ds.lives import node_name
+from electra_ds.lives import DONE, node_name
 
 
 class Participant:
@@ -26,6 +26,8 @@ class Participant:
         self._config, self._place, self._schedule = config, place, schedule
         self.problem = ""
         """Why this rank did not come to the end; empty while it has not met a problem."""
+        self.verdict = DONE
+        """Exit status that the first rank told all."""
         self.stage = "starting"
         """What it is doing."""
         self._channel: Channel | None = None
@@ -88,7 +90,7 @@ class Participant:
             device = facts.device if facts else None
             self._try(f"exchange/{rank}", lambda: exchange(channel, self._place, network["backend"], device, seconds))
         self._say("waiting for the end")
-        channel.take("end", schedule.left())
+        self.verdict = int(channel.take("end", schedule.left()))
         channel.put(f"bye/{rank}", True)
 
     def _join(self) -> Channel:

@@ -50,7 +50,8 @@ def conclusion(findings: Sequence[Finding]) -> str:
     """The last line: one word, and the nodes to blame."""
     verdict, wrong = worst(findings), bad_nodes(findings)
     if verdict == BAD:
-        return "bad: " + ("; ".join(f"{node}: {why}" for node, why in wrong.items()) or "see what to do above")
+        checks = dict.fromkeys(finding.check for finding in findings if finding.verdict == BAD)
+        return "bad: " + ("; ".join(f"{node}: {why}" for node, why in wrong.items()) or ", ".join(checks))
     warnings = sum(finding.verdict == WARNING for finding in findings)
     return "good" + (f", with {_count(warnings, 'warning')}" if warnings else ": fit to train")
 
