@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from electra_ds.command_line import field_paths
-from electra_ds.errors import UserError
+from electra_ds.errors import UserError, did_you_mean
+from electra_ds.recipe import Recipe
 from electra_ds.submit.config import SubmitConfig
 
 COMMAND_STAGES = ("prep", "convert", "finetune")
@@ -30,9 +31,9 @@ def sort_words(arguments: Sequence[str]) -> Words:
     A name may be written with - or _ between its words; deeper names, such as those of corpora, are left as they are.
 
     Raises:
-        UserError: a word without an option before it, or several kinds of nodes (``4+4``, ``:``).
+        UserError: an unknown name, a word without an option before it, or several kinds of nodes (``4+4``, ``:``).
     """
-    own = set(field_paths(SubmitConfig))
+    own, others = set(field_paths(SubmitConfig)), {"config", *Recipe.__dataclass_fields__}
     words = Words()
     rest = list(arguments)
     while rest:
@@ -56,6 +57,12 @@ def sort_words(arguments: Sequence[str]) -> Words:
             words.submit.extend(given)
         elif stage in COMMAND_STAGES and below:
             words.stages[stage].extend([f"--{below}{equals}{value}", *given[1:]])
-        else:
+        elif stage in others:
             words.recipe.extend(given)
+        else:
+            hint = did_you_mean(name, [*own, *field_paths(Recipe)])
+            raise UserError(
+                f"unknown option '--{name}'{hint}; 'electra-ds submit --help' lists its own, "
+                "'electra-ds pretrain --help' those of the recipe"
+            )
     return words
