@@ -96,14 +96,14 @@ def _lead(config: DoctorConfig, place: Place, schedule: Schedule) -> int:
 
 
 def _tell(config: DoctorConfig, got: Gathered, findings: Sequence[Finding]) -> None:
-    from electra_ds.doctor.findings import BAD, worst
+    from electra_ds.doctor.findings import BAD, exit_status, worst
     from electra_ds.doctor.preflight import write_preflight
     from electra_ds.doctor.report import everything, one_line, report
     from electra_ds.files import write_json
 
     if config.preflight:
-        write_preflight(got, findings)
+        write_preflight(got, findings, exit_status(findings, preflight=True))
     quiet = config.preflight and worst(findings) != BAD
-    print(one_line(got, findings) if quiet else report(got, findings), flush=True)
+    print(one_line(got, findings) if quiet else report(got, findings, brief=config.preflight), flush=True)
     if config.json is not None:
         write_json(config.json, everything(got, findings))

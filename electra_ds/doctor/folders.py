@@ -105,7 +105,7 @@ class Looker:
                 self._channel.take("token", self._schedule.left(self._schedule.answer + 0.05))
             except Silence:
                 return FolderSight(seen=False, error="the first rank put no file there in time")
-            seen = self._find(_signature(folder, nonce, looking[0]), nonce)
+            seen = bool(self._find(folder, [looking[0]], nonce))
         try:
             if rank == looking[0]:
                 self._make(folder)
@@ -118,20 +118,21 @@ class Looker:
         signed = self._channel.take("signed", self._schedule.left(self._schedule.look))
         sees: tuple[int, ...] = ()
         if rank == looking[0]:
-            sees = tuple(other for other in signed if self._find(_signature(folder, nonce, other), nonce))
+            sees = self._find(folder, signed, nonce)
         elif not seen:
             sees = tuple(other for other in signed if _holds(_signature(folder, nonce, other), nonce))
         return FolderSight(seen=seen, wrote=not error, sees=sees, file_system=file_system(folder), error=error)
 
-    def _find(self, path: Path, nonce: str) -> bool:
-        """Look for a file that another node wrote; a network file system may take its time to show it."""
+    def _find(self, folder: Path, ranks: Sequence[int], nonce: str) -> tuple[int, ...]:
+        """Look for files that other nodes wrote; a network file system may take its time to show them."""
         end = time.monotonic() + min(PATIENCE, 0.1 * self._config.timeout)
         end = min(end, time.monotonic() + self._schedule.left(self._schedule.look) - 1)
-        while not _holds(path, nonce):
-            if time.monotonic() > end:
-                return False
+        found: set[int] = set()
+        while True:
+            found |= {rank for rank in ranks if rank not in found and _holds(_signature(folder, nonce, rank), nonce)}
+            if len(found) == len(ranks) or time.monotonic() > end:
+                return tuple(sorted(found))
             time.sleep(0.2)
-        return True
 
     def _make(self, folder: Path) -> None:
         missing = [path for path in (folder, *folder.parents) if not path.exists()]

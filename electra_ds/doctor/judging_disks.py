@@ -166,8 +166,8 @@ def _not_shared(got: Gathered, found: Mapping[int, FolderSight], groups: list[se
     return Finding(
         check="output",
         verdict=BAD,
-        value=f"output {got.output} on node {name_nodes(odd)} is not the folder that {reference} sees (it lies on: "
-        f"{kinds})",
+        value=f"output {got.output} on node{'s' if len(odd) > 1 else ''} {name_nodes(odd)} is not the folder that "
+        f"{reference} sees (it lies on: {kinds})",
         advice="put the run on a file system that all nodes share, or mount it where it is missing",
         nodes=reasons if right else {},
     )

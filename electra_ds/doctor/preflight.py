@@ -1,14 +1,15 @@
 """What a batch script reads after ``electra-ds doctor --preflight``.
 
-``$ELECTRA_DS_LIFE/preflight.json`` holds ``{"good_nodes": [...], "bad_nodes": {node: reason}}``. The exit status is 0
-if all is good, 79 (`electra_ds.lives.BAD_NODES`) if nodes are bad, 2 if something is bad that other nodes would not
-mend.
+``$ELECTRA_DS_LIFE/preflight.json`` holds ``{"good_nodes": [...], "bad_nodes": {node: reason}, "status": number}``. The
+status is the first rank's exit status, too: 0 if all is good, 79 (`electra_ds.lives.BAD_NODES`) if nodes are bad, 2 if
+something is bad that other nodes would not mend. srun may return another: 137 or 143 if it killed a rank that hung. So
+go by the file where there is one, and let srun not wait for such a rank (``--kill-on-bad-exit=1``, or ``--wait=10``).
 
 The first rank writes the file, so where its own node is bad there are three cases. It cannot be reached, but lives: it
 sees that nobody came and blames itself. It differs from the rest (versions, a missing mount): found like any other
 node. It is dead or its rank never started: the other ranks end with 79 and an error that names its address, srun says
 what became of the first task, and *there is no preflight.json*: a script that finds none after a status other than 0
-and 2 takes the first node of the step as the bad one.
+and 2 takes the first node of the step for the bad one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from electra_ds.lives import LIFE_VARIABLE, life_folder
 PREFLIGHT_NAME = "preflight.json"
 
 
-def write_preflight(got: Gathered, findings: Sequence[Finding]) -> None:
+def write_preflight(got: Gathered, findings: Sequence[Finding], status: int) -> None:
     """Leave the verdict on the nodes in this life's folder; nothing outside a batch script that makes one.
 
     Raises:
@@ -35,7 +36,7 @@ def write_preflight(got: Gathered, findings: Sequence[Finding]) -> None:
         return
     bad = bad_nodes(findings)
     names = list(dict.fromkeys([*got.expected, *(got.node_of[rank] for rank in sorted(got.node_of))]))
-    value = {"good_nodes": [node for node in names if node not in bad], "bad_nodes": bad}
+    value = {"good_nodes": [node for node in names if node not in bad], "bad_nodes": bad, "status": status}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / PREFLIGHT_NAME, value)

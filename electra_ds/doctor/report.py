@@ -10,16 +10,16 @@ from typing import Any
 
 from electra_ds.doctor.coordinator import Gathered
 from electra_ds.doctor.findings import BAD, GOOD, WARNING, Finding, bad_nodes, worst
-from electra_ds.doctor.nodes import merge
 
 _WIDTH = 118
 
 
-def report(got: Gathered, findings: Sequence[Finding]) -> str:
-    """All findings as one text, a line or more each, what to do below what is not good."""
+def report(got: Gathered, findings: Sequence[Finding], brief: bool = False) -> str:
+    """Findings as one text, a line or more each, what to do below; `brief` leaves out what is good."""
     lines = [f"electra-ds doctor: {describe(got)}", ""]
     for finding in findings:
-        lines += show(finding)
+        if not (brief and finding.verdict == GOOD):
+            lines += show(finding)
     return "\n".join([*lines, "", conclusion(findings)])
 
 
@@ -30,7 +30,7 @@ def describe(got: Gathered) -> str:
     if len(counts) == 1 and sum(ranks.values()) == got.world_size:
         size = f"{_count(len(ranks), 'node')} x {_count(counts[0], 'rank')}"
     else:
-        size = f"{_count(got.world_size, 'rank')}, of which came: {merge({n: str(c) for n, c in ranks.items()})}"
+        size = f"{len(got.node_of)} of {_count(got.world_size, 'rank')} came, from {_count(len(ranks), 'node')}"
     return size + (f" by {got.launcher}, the first on {got.first_node}" if got.world_size > 1 else "")
 
 
