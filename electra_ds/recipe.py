@@ -44,6 +44,8 @@ MAY_CHANGE = (
     "training.device",
     "training.threads",
     "training.try_batch",
+    "training.watchdog_seconds",
+    "training.start_seconds",
     "training.peak_flops",
 )
 """What a resumed run may set anew: nothing here decides what is computed (the shard set is compared by fingerprint)."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from electra_ds.data.config import DataConfig
+from electra_ds.data.format import Manifest
 from electra_ds.data.mixing import hash_words
 from electra_ds.data.mixture import order_of
 from electra_ds.data.order import Located
@@ -257,13 +258,19 @@ class StepRows:
         """Nothing to end."""
 
 
-def open_shards(config: DataConfig, split: str = "train", fingerprint: str | None = None) -> ShardSet:
+def open_shards(
+    config: DataConfig,
+    split: str = "train",
+    fingerprint: str | None = None,
+    table: tuple[Manifest, np.ndarray] | None = None,
+) -> ShardSet:
     """Open a split as the config says.
 
     Args:
         config: which set.
         split: its name.
         fingerprint: of the manifest that the run began with, where it is opened once more.
+        table: manifest and records that another rank read, where this one need not.
 
     Raises:
         DataError: the set is missing, cut short, altered, or no longer the one with that fingerprint.
@@ -275,6 +282,7 @@ def open_shards(config: DataConfig, split: str = "train", fingerprint: str | Non
         cache_folder=config.cache_folder,
         cache_disk_bytes=config.cache_disk_bytes,
         retries=config.retries,
+        table=table,
     )
     found = shards.manifest.fingerprint
     if fingerprint is not None and fingerprint != found:

@@ -64,6 +64,7 @@ class ShardSet:
         cache_disk_bytes: int = CACHE_DISK_BYTES,
         retries: int = 5,
         read_ahead: int = 8,
+        table: tuple[Manifest, np.ndarray] | None = None,
     ) -> None:
         """Open a split.
 
@@ -75,6 +76,7 @@ class ShardSet:
             cache_disk_bytes: most bytes in that folder; 0 turns it off.
             retries: tries after the first, of a request that may yet succeed (count).
             read_ahead: remote requests made ahead at a time (count); their answers are kept in memory. 0: none.
+            table: manifest and `records` of the same split as another process opened it: nothing is read then.
 
         Raises:
             DataError: manifest, index or tar missing, cut short or altered; a server that refuses or does not answer.
@@ -85,7 +87,7 @@ class ShardSet:
         remote = isinstance(self._storage, RemoteFolder)
         self.folder: Path | str = self._storage.url if isinstance(self._storage, RemoteFolder) else Path(folder)
         self.split = split
-        self.manifest: Manifest = read_manifest_in(self._storage, str(self.folder))
+        self.manifest: Manifest = table[0] if table else read_manifest_in(self._storage, str(self.folder))
         if split not in self.manifest.splits:
             raise UserError(
                 f"{self.folder}: no split '{split}', it holds {', '.join(self.manifest.splits)}"
@@ -94,8 +96,11 @@ class ShardSet:
         self._cache = DiskCache(cache_folder or default_folder(), cache_disk_bytes if remote else 0, retry.longest)
         self._shards = self.manifest.splits[split]
         self._first_block = np.cumsum([0] + [shard.blocks for shard in self._shards])
-        self.records = np.empty(int(self._first_block[-1]), INDEX_RECORD)
-        self._open_indexes()
+        if table:
+            self.records = table[1]
+        else:
+            self.records = np.empty(int(self._first_block[-1]), INDEX_RECORD)
+            self._open_indexes()
         self._remote: RemoteBlocks | None = None
         if isinstance(self._storage, RemoteFolder):
             self._remote = RemoteBlocks(

@@ -1,16 +1,19 @@
-"""Saving and loading through the engine: written aside, checksummed while written, published by a rename."""
+"""Checkpoints of a run that goes on.
+
+Copied aside, written in the background, published by a rename once all ranks are done; loaded into any number of ranks
+at any ZeRO stage.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
-
-import torch
+from typing import Any
 
 from electra_ds.checkpoint import (
     FORMAT_VERSION,
@@ -19,152 +22,184 @@ from electra_ds.checkpoint import (
     RunState,
     checkpoint_name,
     list_checkpoints,
-    load_weights_only,
     step_of,
 )
 from electra_ds.errors import UserError
 from electra_ds.files import TEMPORARY_SUFFIX, atomic_write, fsync_folder, full_disk_message, write_json
 from electra_ds.training.config import CheckpointConfig
+from electra_ds.training.peers import Peers
 from electra_ds.training.reshard import load_resharded
+from electra_ds.training.writer import BackgroundWriter
+
+WRITING, WRITTEN, NOT_WRITTEN = "writing", "written", "not written"
 
 
-class SafeCheckpointEngine:
-    """What DeepSpeed writes and reads through.
+@dataclass(frozen=True)
+class Saved:
+    """A published checkpoint, and what it cost."""
 
-    Writing goes through a Python file object, so a full disk is an `OSError` with a number and the SHA-256 is taken on
-    the way; errors are kept until all ranks can agree on them, since raising inside the engine would leave the others
-    waiting. Reading is torch's weights-only loading with a short allow-list.
+    name: str
+    step: int
+    stall_seconds: float
+    """That training stood still for it."""
+    seconds: float
+    """From its beginning until it was published."""
+    bytes: int
+    """Over all ranks."""
+
+
+@dataclass
+class _Underway:
+    state: RunState
+    partial: Path
+    begun: float
+    stall: float
+
+
+class Saver:
+    """Saves through the engine, never two checkpoints at once.
+
+    `begin` and `finish` are for all ranks together; whether all have written is agreed on by the loop, which asks each
+    for its `progress` once a step.
     """
 
-    def __init__(self) -> None:
-        self.files: dict[str, dict[str, Any]] = {}
-        self.error: str | None = None
+    def __init__(
+        self,
+        engine: Any,
+        folder: Path,
+        config: CheckpointConfig,
+        peers: Peers,
+        life: str,
+        check_lock: Callable[[], None],
+        beat: Callable[[str], None],
+    ) -> None:
+        """Take over the engine's way of saving.
 
-    def create(self, info: Any) -> None:
-        """Begin a checkpoint."""
-        self.files, self.error = {}, None
+        Args:
+            engine: DeepSpeed engine.
+            folder: ``RUN/checkpoints``.
+            config: when and what to keep.
+            peers: the ranks.
+            life: name of this life: two lives never write into one folder.
+            check_lock: raises if the run folder is no longer this life's; called on rank 0.
+            beat: told of progress while all wait.
+        """
+        self._engine, self._folder, self._config, self._peers = engine, folder, config, peers
+        self._life, self._check_lock, self._beat = life, check_lock, beat
+        self._writer = BackgroundWriter(config.in_background)
+        engine.checkpoint_engine = self._writer
+        self._underway: _Underway | None = None
+        self._pruning: threading.Thread | None = None
 
-    def makedirs(self, path: str, exist_ok: bool = False) -> None:
-        """Create a folder."""
-        os.makedirs(path, exist_ok=exist_ok)
+    @property
+    def progress(self) -> str | None:
+        """Of this rank's files: None without a checkpoint underway, else `WRITING`, `WRITTEN` or `NOT_WRITTEN`."""
+        if self._underway is None:
+            return None
+        if self._writer.busy:
+            return WRITING
+        return WRITTEN if self._writer.error is None else NOT_WRITTEN
 
-    def save(self, state_dict: Any, path: str) -> None:
-        """Write one file and remember its checksum."""
+    def begin(self, state: RunState) -> Saved | None:
+        """Copy a checkpoint and begin to write it; one still underway is finished first, and returned.
+
+        Raises:
+            UserError: the one before could not be written.
+        """
+        before = self.finish() if self._underway else None
+        begun = time.perf_counter()
+        name = checkpoint_name(state.step)
+        partial = self._folder / f"{name}.{self._life}{TEMPORARY_SUFFIX}"
+        self._engine.save_checkpoint(str(self._folder), tag=partial.name, client_state={}, save_latest=False)
+        self._writer.start()
+        self._underway = _Underway(state, partial, begun, time.perf_counter() - begun)
+        return before
+
+    def finish(self) -> Saved | None:
+        """Wait for all ranks' files, then publish; None if nothing is underway.
+
+        Raises:
+            UserError: some rank could not write, or the folder is no longer ours; the unfinished folder is removed,
+                earlier checkpoints are untouched.
+        """
+        if self._underway is None:
+            return None
+        waited = time.perf_counter()
+        underway, self._underway = self._underway, None
+        self._wait_for_writer()
+        reports = self._peers.gather((self._writer.files, self._writer.error))
+        errors = [error for _, error in reports if error]
+        files = {name: entry for written, _ in reports for name, entry in written.items()}
+        final = self._folder / checkpoint_name(underway.state.step)
+        if not errors and self._peers.place.is_first:
+            errors = self._publish(underway, final, files)
+        outcome = self._peers.gather(errors[0] if errors else None)
+        error = next((one for one in outcome if one), None)
+        if error:
+            if self._peers.place.is_first:
+                shutil.rmtree(underway.partial, ignore_errors=True)
+            raise UserError(f"checkpoint not saved: {error}")
+        if self._peers.place.is_first:
+            self._prune(final)
+        now = time.perf_counter()
+        stall = underway.stall + (now - waited)
+        size = sum(int(entry["bytes"]) for entry in files.values())
+        return Saved(final.name, underway.state.step, stall, now - underway.begun, size)
+
+    def close(self) -> None:
+        """Wait until what is no longer kept is removed."""
+        if self._pruning is not None:
+            self._pruning.join()
+
+    def _wait_for_writer(self) -> None:
+        """Wait for this rank's files; the watchdog hears of it as long as bytes arrive."""
+        written = -1
+        while self._writer.busy:
+            if self._writer.bytes_written != written:
+                written = self._writer.bytes_written
+                self._beat("waiting for a checkpoint to be written")
+            self._writer.join(1.0)
+
+    def _publish(self, underway: _Underway, final: Path, files: dict[str, dict[str, Any]]) -> list[str]:
+        """Make a checkpoint that is written whole the newest one; returns what went wrong."""
+        partial, state = underway.partial, underway.state
         try:
-            with open(path, "wb") as file:
-                hashing = _HashingFile(file)
-                torch.save(state_dict, hashing)  # type: ignore[arg-type]
-                file.flush()
-                os.fsync(file.fileno())
-            self.files[Path(path).name] = {"bytes": hashing.bytes, "sha256": hashing.digest.hexdigest()}
-        except (OSError, RuntimeError) as error:
-            self.error = full_disk_message(path, error)
+            self._check_lock()
+            write_json(partial / STATE_NAME, {"version": FORMAT_VERSION, "state": asdict(state), "files": files})
+            fsync_folder(partial)
+            if final.exists():  # a damaged one that was skipped: what stood there is removed with the other leftovers
+                os.rename(final, partial.with_name(f"{final.name}.{self._life}.replaced{TEMPORARY_SUFFIX}"))
+            os.rename(partial, final)
+            fsync_folder(final.parent)
+            with atomic_write(final.parent / LATEST_NAME, "w") as file:
+                file.write(final.name + "\n")
+        except (OSError, UserError) as error:
+            return [str(error) if isinstance(error, UserError) else full_disk_message(partial, error)]
+        return []
 
-    def load(self, path: str, map_location: Any = None) -> Any:
-        """Read one file without running anything in it."""
-        return load_weights_only(Path(path), map_location)
+    def _prune(self, newest: Path) -> None:
+        """Remove, in the background, what is neither among the last k nor a multiple of keep_every.
 
-    def commit(self, info: Any) -> bool:
-        """All files of this rank are written."""
-        return True
-
-    def is_data_parallel_writer(self, dp_rank: int) -> bool:
-        """Whether this rank writes the module's weights."""
-        return dp_rank == 0
-
-    def is_decoupled(self) -> bool:
-        """Whether files are written by another process."""
-        return False
-
-    def set_commit_info(self, info: Any) -> None:
-        """Nothing to keep."""
-
-    def get_commit_info(self) -> None:
-        """Nothing kept."""
-
-    def cleanup(self) -> None:
-        """Nothing to release."""
-
-    def preserves_storage_sharing(self) -> bool:
-        """torch.save keeps tensors that share memory shared."""
-        return True
+        Unfinished folders of other lives go too: the run folder's lock says that those are dead.
+        """
+        self.close()
+        published = list_checkpoints(self._folder)
+        every = self._config.keep_every
+        old = [
+            path
+            for path in published[: -self._config.keep_last]
+            if path != newest and (every is None or step_of(path) % every)
+        ]
+        old += [path for path in self._folder.glob(f"*{TEMPORARY_SUFFIX}") if path.is_dir()]
+        self._pruning = threading.Thread(target=_remove, args=(old,), name="checkpoint removal", daemon=True)
+        self._pruning.start()
 
 
-class _HashingFile:
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self.digest, self.bytes = file, hashlib.sha256(), 0
-
-    def write(self, data: Any) -> int:
-        self.digest.update(data)
-        self.bytes += len(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-
-def save_checkpoint(
-    engine: Any, folder: Path, state: RunState, config: CheckpointConfig, exchange: Callable[[Any], list[Any]]
-) -> Path:
-    """Write, agree, publish.
-
-    Args:
-        engine: DeepSpeed engine; its checkpoint engine is a `SafeCheckpointEngine`.
-        folder: ``RUN/checkpoints``.
-        state: where the run stands.
-        config: what to keep.
-        exchange: gathers one object of every rank on every rank.
-
-    Raises:
-        UserError: some rank could not write; the unfinished folder is removed, earlier checkpoints are untouched.
-    """
-    final = folder / checkpoint_name(state.step)
-    partial = folder / (final.name + TEMPORARY_SUFFIX)
-    writer: SafeCheckpointEngine = engine.checkpoint_engine
-    first = torch.distributed.get_rank() == 0
-    if first:
-        shutil.rmtree(partial, ignore_errors=True)
-    exchange(None)
-    engine.save_checkpoint(str(folder), tag=partial.name, client_state={}, save_latest=False)
-    reports = exchange((writer.files, writer.error))
-    errors = [error for _, error in reports if error]
-    if not errors and first:
-        errors = _publish(partial, final, state, {name: entry for files, _ in reports for name, entry in files.items()})
-    errors = errors or [error for error in exchange(errors[0] if errors else None) if error]
-    if errors:
-        if first:
-            shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(f"checkpoint not saved: {errors[0]}")
-    if first:
-        _prune(folder, config, keep=final)
-    return final
-
-
-def _publish(partial: Path, final: Path, state: RunState, files: dict[str, dict[str, Any]]) -> list[str]:
-    try:
-        write_json(partial / STATE_NAME, {"version": FORMAT_VERSION, "state": asdict(state), "files": files})
-        fsync_folder(partial)
-        if final.exists():
-            shutil.rmtree(final)
-        os.rename(partial, final)
-        fsync_folder(final.parent)
-        with atomic_write(final.parent / LATEST_NAME, "w") as file:
-            file.write(final.name + "\n")
-    except (OSError, UserError) as error:
-        return [str(error) if isinstance(error, UserError) else full_disk_message(partial, error)]
-    return []
-
-
-def _prune(folder: Path, config: CheckpointConfig, keep: Path) -> None:
-    """Remove what is neither among the last k nor a multiple of keep_every; unfinished folders too."""
-    published = list_checkpoints(folder)
-    for path in published[: -config.keep_last]:
-        permanent = config.keep_every is not None and step_of(path) % config.keep_every == 0
-        if path != keep and not permanent:
-            shutil.rmtree(path, ignore_errors=True)
-    for path in folder.glob(f"*{TEMPORARY_SUFFIX}"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+def _remove(folders: list[Path]) -> None:
+    for folder in folders:
+        # The state goes first: a folder that is half removed is no checkpoint.
+        (folder / STATE_NAME).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_checkpoint(engine: Any, path: Path, state: RunState, world_size: int, stage: int) -> None:

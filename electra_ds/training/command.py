@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sys
+import time
 import traceback
 import warnings
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from electra_ds.checkpoint import CHECKPOINTS, METRICS_NAME, list_checkpoints
 from electra_ds.command_line import DEBUG_VARIABLE, print_error
@@ -18,61 +18,144 @@ from electra_ds.data.format import read_manifest, tokenizer_fingerprint
 from electra_ds.data.remote_tokenizer import local_tokenizer
 from electra_ds.distributed import Place, find_place, leave
 from electra_ds.errors import DataError, UserError
-from electra_ds.files import TEMPORARY_SUFFIX, atomic_write
+from electra_ds.files import TEMPORARY_SUFFIX, atomic_write, write_json
+from electra_ds.lives import FAILED, MEANING, OUTCOME_NAME, USER_ERROR, node_name, record_failure
 from electra_ds.recipe import RECIPE_NAME, Recipe, check_same_run, parse_recipe, read_recipe, recipe_yaml
+from electra_ds.training.stopping import listen
+
+if TYPE_CHECKING:
+    from electra_ds.training.lock import RunLock
+    from electra_ds.training.loop import Trainer
+    from electra_ds.training.watchdog import Watchdog
 
 
 def main(arguments: list[str], program: str) -> int:
     """Train, or go on training, as the recipe says; the same command under any launcher.
 
-    All ranks leave through `distributed.leave`: status 0 well, 2 a user's error, told once with the rank that met it.
+    All ranks leave through `distributed.leave`, by one of the statuses in `lives`. A user's error is told once, with
+    the rank that met it; what other ranks met because that one left is one line each.
     """
     if any(argument in ("-h", "--help") for argument in arguments):
         parse_recipe(arguments, program)
-    place = find_place()
+    listen()  # from here on SIGUSR2 and SIGTERM are requests: the imports below take seconds
+    place = None
+    life: list[Life] = []
     try:
+        place = find_place()
         recipe = parse_recipe(arguments, program)
         _set_threads(recipe, place)
-        _train(recipe, place)
+        status = _train(recipe, place, life)
     except UserError as error:
         if os.environ.get(DEBUG_VARIABLE):
             traceback.print_exc()
-        _tell(error, place)
-        leave(2)
+        spoke = _tell(error, place)
+        status = _end_life(life, place, USER_ERROR, error, "error" if spoke else "peer")
     except KeyboardInterrupt:
-        if place.is_first:
+        if place is None or place.is_first:
             print_error(UserError("interrupted; the same command goes on from the newest checkpoint"))
-        leave(130)
-    except Exception:
-        sys.stderr.write(f"rank {place.rank} of {place.world_size} on {socket.gethostname()} failed:\n")
-        traceback.print_exc()
-        leave(1)
-    leave(0)
+        status = 130
+    except Exception as error:
+        from electra_ds.training.peers import is_lost_peer
+
+        lost = is_lost_peer(error)
+        who = f"rank {place.rank} of {place.world_size} on {node_name()}" if place else node_name()
+        if lost and not os.environ.get(DEBUG_VARIABLE):
+            first_line = str(error).strip().splitlines()[0]
+            sys.stderr.write(
+                f"{who} lost the connection to another rank, which ended or cannot be reached: {first_line}\n"
+            )
+        else:
+            sys.stderr.write(f"{who} failed:\n")
+            traceback.print_exc()
+        status = _end_life(life, place, FAILED, error, "peer" if lost else "error")
+    leave(status)
 
 
-def _train(recipe: Recipe, place: Place) -> None:
+@dataclass
+class Life:
+    """What must be put right when this life ends, however it does."""
+
+    lock: RunLock | None
+    watchdog: Watchdog
+    folder: Path
+    trainer: Trainer | None = None
+
+
+def _train(recipe: Recipe, place: Place, life: list[Life]) -> int:
     import torch
 
     # torch deprecates the collectives that DeepSpeed calls; once a rank and a step is no news to a user.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-    from electra_ds.training.engine import choose_device, start_process_group
+    from electra_ds.training.agreement import check_ranks_agree, check_shared_folder, raise_what_nodes_met
+    from electra_ds.training.engine import choose_device
+    from electra_ds.training.lock import RunLock
     from electra_ds.training.loop import Trainer
+    from electra_ds.training.peers import Peers, start_process_group
+    from electra_ds.training.supply import see_the_same_set
+    from electra_ds.training.watchdog import Watchdog
 
     if place.world_size == 1:
         prepare_folder(recipe)  # an answer before the slow imports below are used
     if place.launcher == "srun" and torch.cuda.device_count() == 1:
         place = replace(place, local_rank=0)  # Slurm shows each task its own GPU alone (--gpus-per-task, --gpu-bind)
     device = choose_device(recipe.training.device, recipe.training.precision, place.local_rank)
-    start_process_group(place, device)
-    _agree(lambda: prepare_folder(recipe), place)
-    _agree(lambda: keep_tokenizer(recipe), place)
-    trainer = Trainer(recipe, place, device)
+    start_process_group(place, device, recipe.training.start_seconds)
+    watchdog = Watchdog(place.rank, recipe.training.watchdog_seconds)
+    peers = Peers(place)
+    check_ranks_agree(recipe, peers)
+    folder = Path(recipe.output)
+    mine = Life(None, watchdog, folder)
+    life.append(mine)
+
+    def take_folder() -> str:
+        prepare_folder(recipe)
+        lock = RunLock(folder)
+        lock.take()
+        mine.lock = lock
+        return lock.key
+
+    key = peers.from_first(take_folder)
+    check_shared_folder(folder, key, peers)
+    manifest = peers.from_first(lambda: keep_tokenizer(recipe))
+    problem = see_the_same_set(recipe, manifest) if place.local_rank == 0 else None
+    raise_what_nodes_met(problem, peers, "; every node must read the same shard set")
+    mine.trainer = Trainer(recipe, peers, device, mine.lock, key, watchdog)
     if place.is_first:
         store_recipe(recipe)  # only now: a resume that was refused changes nothing
-    trainer.run()
-    torch.distributed.barrier()
+        _write_outcome(folder, None, "training", mine.trainer)
+    status = mine.trainer.run()
+    peers.barrier()
+    watchdog.close()
     if place.is_first:
+        _write_outcome(folder, status, MEANING[status], mine.trainer)
         _write_report(recipe)
+        if mine.lock:
+            mine.lock.release()
+    return status
+
+
+def _end_life(life: list[Life], place: Place | None, status: int, error: Exception, kind: str) -> int:
+    """Leave a record of what a rank met, and free the run folder if it is ours; returns the status."""
+    step = life[0].trainer.state.step if life and life[0].trainer else None
+    if place is not None:
+        record_failure(place.rank, kind, f"{type(error).__name__}: {error}" if status == FAILED else str(error), step)
+    for one in life:
+        one.watchdog.close()
+        if kind == "error":
+            _write_outcome(one.folder, status, str(error), one.trainer)
+        if one.lock:
+            one.lock.release()
+    return status
+
+
+def _write_outcome(folder: Path, status: int | None, why: str, trainer: Trainer | None) -> None:
+    """Leave outcome.json: how this life ended, for launchers that hide the status; null while it goes on."""
+    step = trainer.state.step if trainer else None
+    outcome = {"status": status, "why": why, "step": step, "time": time.time()}
+    try:
+        write_json(folder / OUTCOME_NAME, outcome)
+    except (OSError, UserError) as error:
+        sys.stderr.write(f"{folder / OUTCOME_NAME} cannot be written: {error}\n")
 
 
 def _write_report(recipe: Recipe) -> None:
@@ -86,26 +169,17 @@ def _write_report(recipe: Recipe) -> None:
         print(f"no report: {error}; 'electra-ds report {recipe.output}' tries again", flush=True)
 
 
-def _agree(action: Callable[[], None], place: Place) -> None:
-    """Let the first rank act; if it meets a user's error, every rank raises it."""
+def _tell(error: UserError, place: Place | None) -> bool:
+    """Print an error once: the first rank to meet it speaks, and says which it is if it is not rank 0.
+
+    Returns:
+        Whether this rank spoke.
+    """
     import torch
 
-    problem: list[str | None] = [None]
-    if place.is_first:
-        try:
-            action()
-        except UserError as error:
-            problem = [str(error)]
-    torch.distributed.broadcast_object_list(problem)
-    if problem[0] is not None:
-        raise UserError(problem[0])
-
-
-def _tell(error: UserError, place: Place) -> None:
-    """Print an error once: the first rank to meet it speaks, and says which it is if it is not rank 0."""
-    import torch
-
-    if torch.distributed.is_initialized():
+    if place is None:
+        speaks = os.environ.get("SLURM_PROCID", "0") == "0" or os.environ.get("SLURM_STEP_NUM_TASKS", "1") == "1"
+    elif torch.distributed.is_initialized():
         from torch.distributed.distributed_c10d import _get_default_store
 
         try:
@@ -115,7 +189,11 @@ def _tell(error: UserError, place: Place) -> None:
     else:
         speaks = True
     if speaks:
-        print_error(error if place.is_first else UserError(f"rank {place.rank} of {place.world_size}: {error}"))
+        first = place is None or place.is_first
+        where = "" if place is None or place.is_first else f"rank {place.rank} of {place.world_size} on {node_name()}: "
+        named = str(error).startswith(where.rstrip(": ")) if where else True
+        print_error(error if first or named else UserError(f"{where}{error}"))
+    return speaks
 
 
 def _set_threads(recipe: Recipe, place: Place) -> None:
@@ -166,8 +244,11 @@ def store_recipe(recipe: Recipe) -> None:
         file.write(recipe_yaml(whole))
 
 
-def keep_tokenizer(recipe: Recipe) -> None:
+def keep_tokenizer(recipe: Recipe) -> str:
     """Copy the shards' tokenizer into the run folder, so that the run can be converted wherever it is moved.
+
+    Returns:
+        Fingerprint of the shard set's manifest.
 
     Raises:
         DataError: its files are not those the shards were made with.
@@ -189,3 +270,4 @@ def keep_tokenizer(recipe: Recipe) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(source, temporary)
         temporary.rename(target)
+    return manifest.fingerprint

@@ -98,6 +98,10 @@ class TrainingConfig:
     """CPU threads of a rank (count); null: OMP_NUM_THREADS (torchrun sets 1), else the cores are shared."""
     try_batch: bool = True
     """Run one batch forward and backward before the first step, so that a lack of memory shows at once."""
+    watchdog_seconds: float | None = 600.0
+    """Without progress for so long, a rank writes its stacks and ends the run, to be started again (s); null: off."""
+    start_seconds: float = 300.0
+    """How long the ranks wait for each other at the start (s); rank 0 then names those that are missing."""
     peak_flops: float | None = None
     """Peak of one device for the MFU (FLOP/s); null takes the known figure of the GPU, or gives none on a CPU."""
 
@@ -108,6 +112,10 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"training.{name}={value}: must be at least 1, or null")
+        for name in ("watchdog_seconds", "start_seconds"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"training.{name}={value}: must be above 0{' or null' if name[0] == 'w' else ''}")
         if self.global_batch_size < 1:
             raise ValueError(f"training.global_batch_size={self.global_batch_size}: must be at least 1")
         for number, phase in enumerate(self.phases):
@@ -134,6 +142,8 @@ class CheckpointConfig:
     """Newest checkpoints that stay (count)."""
     keep_every: int | None = None
     """Checkpoints at multiples of this stay for good (steps); null keeps none for good."""
+    in_background: bool = True
+    """Copy to host memory and write while training goes on; false: training waits, which needs no second copy."""
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.keep_last < 1 or (self.keep_every is not None and self.keep_every < 1):

@@ -168,32 +168,3 @@ def forget_phantom_step(engine: Any) -> None:
         for value in state.values():
             if isinstance(value, Tensor):
                 value.zero_()
-
-
-def start_process_group(place: Place, device: torch.device) -> None:
-    """Set the five rendezvous variables and join the others.
-
-    Raises:
-        UserError: the address cannot be reached or a rank is missing.
-    """
-    place.export()
-    deepspeed = import_deepspeed()
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    try:
-        deepspeed.init_distributed(
-            dist_backend=backend, rank=place.rank, world_size=place.world_size, verbose=False, auto_mpi_discovery=False
-        )
-    except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"rank {place.rank} of {place.world_size} cannot reach {place.master_addr}:{place.master_port} "
-            f"({str(error).splitlines()[0]}); check MASTER_ADDR and that all ranks started"
-        ) from error
-
-
-def all_reduce_sum(value: Tensor, device: torch.device, world_size: int) -> Tensor:
-    """Sum a small float64 tensor over all ranks; returned on the CPU, or where NCCL needs it."""
-    if world_size == 1:
-        return value
-    moved = value.to(device)
-    torch.distributed.all_reduce(moved)
-    return moved

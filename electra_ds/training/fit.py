@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import platform
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy.random
 import torch
 
 from electra_ds.checkpoint import RunState
+from electra_ds.command_line import plain
 from electra_ds.data.mixing import hash_words
+from electra_ds.data.mixture import mixture_shares
 from electra_ds.data.shards import ShardSet
 from electra_ds.data.vocabulary import continuation_table
 from electra_ds.errors import UserError
@@ -21,6 +24,9 @@ from electra_ds.model.electra import Electra
 from electra_ds.model.masking import SpecialIds
 from electra_ds.recipe import Recipe
 from electra_ds.training.batches import PreparedRows, micro_batches
+
+if TYPE_CHECKING:
+    from electra_ds.training.supply import Supply
 
 _STEP_SEED = 31
 _BYTES_PER_PARAMETER = 12
@@ -132,6 +138,29 @@ def check_fits(path: Path, state: RunState, fresh: RunState) -> None:
     if different or state.seed != fresh.seed:
         different += [f"seed: {state.seed} there, {fresh.seed} here"] if state.seed != fresh.seed else []
         raise UserError(f"checkpoint {path} is of another model ({'; '.join(different)}); choose another --output")
+
+
+def fresh_state(recipe: Recipe, supply: Supply, world_size: int, stage: int) -> RunState:
+    """Where a run stands that has not begun."""
+    manifest = supply.shards.manifest
+    return RunState(
+        step=0,
+        rows_consumed=0,
+        phase_rows=0,
+        tokens_consumed=0,
+        seed=recipe.training.seed,
+        fingerprint=manifest.fingerprint,
+        tokenizer_fingerprint=manifest.tokenizer.fingerprint,
+        special_ids=asdict(supply.special),
+        model=plain(supply.model_config),
+        objective=plain(recipe.objective),
+        world_size=world_size,
+        zero_stage=stage,
+        precision=recipe.training.precision,
+        elapsed_seconds=0.0,
+        versions=versions(),
+        mixture=mixture_shares(manifest.splits[supply.shards.split], manifest.weights, recipe.data),
+    )
 
 
 def _shares(mixture: dict[str, float]) -> str:

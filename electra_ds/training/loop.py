@@ -3,128 +3,181 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from electra_ds.checkpoint import CHECKPOINTS, RunState, newest_whole
-from electra_ds.command_line import plain
-from electra_ds.data.loader import Portion, Rows, RowSource, StepRows, open_shards, require_enough_rows
-from electra_ds.data.mixture import mixture_shares
-from electra_ds.data.prefetch import Job, LoaderProcess, Prefetcher
-from electra_ds.distributed import Place
+from electra_ds.data.prefetch import Prefetcher
 from electra_ds.errors import DataError, UserError
+from electra_ds.lives import DONE, REQUEUE, STOPPED
 from electra_ds.model.electra import Electra
 from electra_ds.model.flops import peak_flops, step_flops_per_token
 from electra_ds.recipe import Recipe
 from electra_ds.training import engine as engines
-from electra_ds.training.batches import PreparedRows, micro_batches, prepare
-from electra_ds.training.checkpoint import SafeCheckpointEngine, load_checkpoint, save_checkpoint
-from electra_ds.training.fit import (
-    check_fits,
-    fit_tokenizer,
-    is_finite,
-    seed_everything,
-    try_batch,
-    versions,
-    word_table,
-)
+from electra_ds.training.batches import PreparedRows, micro_batches
+from electra_ds.training.checkpoint import NOT_WRITTEN, WRITTEN, Saved, Saver, load_checkpoint
+from electra_ds.training.fit import check_fits, fresh_state, is_finite, seed_everything, try_batch, versions
+from electra_ds.training.lock import RunLock
 from electra_ds.training.metrics import Audit, Meter, Writer
+from electra_ds.training.peers import Peers
 from electra_ds.training.progress import Progress
 from electra_ds.training.schedule import PhasePlan, learning_rate, phase_at, plan_phases
+from electra_ds.training.stopping import SAVE_NAME, STOP_NAME, RequestFiles, signalled
+from electra_ds.training.supply import Supply
 from electra_ds.training.validation import Validator
+from electra_ds.training.watchdog import Watchdog
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """What all ranks know before a step."""
+
+    counts: Tensor
+    """Float64 [3], on the CPU: selected positions, real tokens and skipped rows of the global batch."""
+    stop: str | None
+    """Why the run ends here: ``signal`` or ``STOP``."""
+    save: bool
+    """Whether a SAVE file asked for a checkpoint after this step."""
 
 
 class Trainer:
     """One rank of one life of a run."""
 
-    def __init__(self, recipe: Recipe, place: Place, device: torch.device) -> None:
-        """Open the data, build model and engine, resume; the process group must be up."""
-        self.recipe, self.place, self.device = recipe, place, device
-        self.folder = Path(recipe.output)
-        self.shards = open_shards(recipe.data)
-        self.plans = plan_phases(recipe, place.world_size)
-        self.special, self.model_config = fit_tokenizer(recipe, self.shards)
-        self.continues = word_table(recipe, self.shards)
-        self._sources: dict[int, RowSource] = {}
-        for plan in self.plans:
-            require_enough_rows(self.source(plan.sequence_length), plan.global_batch, place.world_size)
-            if (needed := self.source(plan.sequence_length).live_bytes(place.world_size)) > recipe.data.cache_bytes:
-                self._say(
-                    f"data.cache_bytes={recipe.data.cache_bytes:,} is less than the {needed:,} bytes of blocks that a "
-                    f"rank works on at {plan.sequence_length} tokens a row: blocks will be read and packed repeatedly"
-                )
+    def __init__(
+        self, recipe: Recipe, peers: Peers, device: torch.device, lock: RunLock | None, life: str, watchdog: Watchdog
+    ) -> None:
+        """Open the data, build model and engine, resume.
 
+        Args:
+            recipe: of the run.
+            peers: the ranks, whose process group is up.
+            device: this rank's.
+            lock: of the run folder; rank 0 has it.
+            life: name of this life, the same on all ranks.
+            watchdog: told of progress.
+        """
+        self.recipe, self.peers, self.place, self.device = recipe, peers, peers.place, device
+        self.folder = Path(recipe.output)
+        self.watchdog = watchdog
+        self.supply = Supply(recipe, peers)
+        self.plans = plan_phases(recipe, self.place.world_size)
+        self.supply.check(self.plans, self._say)
+        watchdog.beat("building the model")
         torch.manual_seed(recipe.training.seed)
-        model = Electra(self.model_config, recipe.objective, self.special)
+        model = Electra(self.supply.model_config, recipe.objective, self.supply.special)
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         config = engines.read_deepspeed_config(recipe.deepspeed)
         self.stage = engines.zero_stage(config)
         self.clips_itself = engines.clips_itself(config, recipe)
         model.to(device)
         if recipe.training.try_batch:
-            largest = max(self.plans, key=lambda plan: plan.micro_batch * plan.sequence_length)
-            source = self.source(largest.sequence_length)
-            rows = source.unshuffled(np.arange(largest.micro_batch) % len(source))
-            prepared = prepare(rows, recipe.objective, self.special, recipe.training.seed, self.continues)
-            try_batch(model, prepared, recipe.training.precision, device, 1 if self.stage == 0 else place.world_size)
-        self.engine = engines.build_engine(model, recipe, config, self.plans, place)
-        self.engine.checkpoint_engine = SafeCheckpointEngine()
+            shares = 1 if self.stage == 0 else self.place.world_size
+            try_batch(model, self.supply.one_batch(self.plans), recipe.training.precision, device, shares)
+        self.engine = engines.build_engine(model, recipe, config, self.plans, self.place)
+        watchdog.beat("resuming")
+        self.saver = Saver(
+            self.engine,
+            self.folder / CHECKPOINTS,
+            recipe.checkpoint,
+            peers,
+            life,
+            check_lock=lock.check if lock else lambda: None,
+            beat=lambda doing: watchdog.beat(doing, self.state.step),
+        )
+        self.saved_step = 0
         self.state = self._resume()
+        self.requests = RequestFiles(self.folder, self.place.is_first)
         self.waited_seconds = 0.0
-        self.meter = Meter(recipe.objective, place.world_size, self.state.tokens_consumed, self.state.elapsed_seconds)
-        self.writer = Writer(self.folder, recipe, self.state.step) if place.is_first else None
-        self.audit = Audit(self.folder, place.rank, self.state.step) if recipe.data.audit else None
-        self.progress = Progress(recipe.training.steps, self.state.step, place.is_first)
+        self.meter = Meter(
+            recipe.objective, self.place.world_size, self.state.tokens_consumed, self.state.elapsed_seconds
+        )
+        self.writer = Writer(self.folder, recipe, self.state.step) if self.place.is_first else None
+        self.audit: Audit | None = None
+        if recipe.data.audit:
+            self.audit = Audit(self.folder, self.place.rank, self.place.world_size, self.state.step)
+        self.progress = Progress(recipe.training.steps, self.state.step, self.place.is_first)
 
-    def run(self) -> None:
-        """Train from where the run stands to its end, or to training.stop_after."""
+    def run(self) -> int:
+        """Train from where the run stands to its end, to training.stop_after, or until told to stop.
+
+        Returns:
+            Exit status: `DONE`, `REQUEUE` after a signal, `STOPPED` by a STOP file.
+        """
         last = min(self.recipe.training.steps, self.recipe.training.stop_after or self.recipe.training.steps)
         self._event("resume" if self.state.step else "start", **self._description())
-        while self.state.step < last:
+        stop: str | None = None
+        while self.state.step < last and stop is None:
             plan = phase_at(self.plans, self.state.step)
-            self._run_phase(plan, min(plan.end, last))
+            stop = self._run_phase(plan, min(plan.end, last))
         self._record_pending()
-        self._event("end" if last == self.recipe.training.steps else "stop")
+        if self.saved_step != self.state.step:
+            self._save()
+        self._finish_save()
+        self.saver.close()
+        self._event(
+            "end" if self.state.step == self.recipe.training.steps else "stop", **({"why": stop} if stop else {})
+        )
+        if stop == STOP_NAME:
+            self.requests.remove(STOP_NAME)
         if self.writer:
             self.writer.close()
         self.progress.close()
+        return {None: DONE, STOP_NAME: STOPPED}.get(stop, REQUEUE)
 
-    def _run_phase(self, plan: PhasePlan, last: int) -> None:
-        """Run the steps of one phase up to `last`."""
-        rows_of = self._loader(plan)
-        batches = Prefetcher(self._preparer(rows_of), self.state.step, self.recipe.data.prefetch)
-        validator = self._validator(plan)
+    def _run_phase(self, plan: PhasePlan, last: int) -> str | None:
+        """Run the steps of one phase up to `last`; returns why it ended before, if it did."""
+        self.watchdog.beat("opening the phase's data", self.state.step)
+        rows_of = self.supply.rows_of_step(plan, self.state.step)
+        prepare = self.supply.preparer(rows_of, pin=self.device.type == "cuda")
+        batches = Prefetcher(prepare, self.state.step, self.recipe.data.prefetch)
+        validator = self.supply.validator(plan, self.device)
         try:
             for step in range(self.state.step + 1, last + 1):
+                self.watchdog.beat("waiting for data", self.state.step)
                 waited = batches.waited_seconds
                 prepared = next(batches)
                 self.waited_seconds += batches.waited_seconds - waited
-                self._step(plan, step, prepared)
+                self.watchdog.beat("making a step", self.state.step)
+                agreed = self._agree(prepared)
+                if agreed.stop:
+                    return agreed.stop
+                self._step(plan, step, prepared, agreed.counts)
                 ends = step == self.recipe.training.steps
-                stops = step == last and last in (self.recipe.training.steps, self.recipe.training.stop_after)
                 if validator and (step % self.recipe.validation.every == 0 or ends):
                     self._validate(validator, step)
-                if step % self.recipe.checkpoint.every == 0 or stops:
+                if step % self.recipe.checkpoint.every == 0 or agreed.save:
                     self._save()
+                    if agreed.save:
+                        self.requests.remove(SAVE_NAME)
+            return None
         finally:
             rows_of.close()
             batches.close()
-            self.source(plan.sequence_length).clear()  # another phase has another row length
+            self.supply.source(plan.sequence_length).clear()  # another phase has another row length
 
-    def _step(self, plan: PhasePlan, step: int, prepared: PreparedRows) -> None:
+    def _agree(self, prepared: PreparedRows) -> Agreed:
+        """Add up the ranks' counts, and with them what any rank was told and how far the checkpoint underway is."""
+        progress, (stop, save) = self.saver.progress, self.requests.read()
+        told = [progress == WRITTEN, progress == NOT_WRITTEN, signalled() is not None, stop, save]
+        total = self.peers.sum(torch.cat([prepared.counts, torch.tensor(told, dtype=torch.float64)]))
+        written, failed, signals, stops, saves = total[len(prepared.counts) :].tolist()
+        if failed or written == self.place.world_size:
+            self._finish_save()
+        why = "signal" if signals else STOP_NAME if stops else None
+        return Agreed(total[: len(prepared.counts)], why, bool(saves))
+
+    def _step(self, plan: PhasePlan, step: int, prepared: PreparedRows, counts: Tensor) -> None:
         """One optimizer update: forward and backward over the micro-batches, then the step and its record."""
         recipe, world_size = self.recipe, self.place.world_size
         seed_everything(recipe.training.seed, step, self.place.rank)
         rate = learning_rate(recipe.schedule, recipe.optimizer.learning_rate, step - 1, recipe.training.steps)
         engines.set_hyperparameters(self.engine, recipe.optimizer, rate, step - self.engine.skipped_steps)
-        counts = engines.all_reduce_sum(prepared.counts, self.device, world_size)
-        # Read before the step: here a GPU waits for the small exchange alone.
         tokens, skipped = (int(count) for count in counts[1:].tolist())
         self._check_skipped(plan, skipped)
         sums: Tensor | None = None
@@ -154,7 +207,7 @@ class Trainer:
         if self.audit:
             self.audit.write(step, prepared.epochs, prepared.row_ids)
         if step % recipe.logging.every == 0:
-            source = self.source(plan.sequence_length)
+            source = self.supply.source(plan.sequence_length)
             line = {
                 "kind": "train",
                 "step": step,
@@ -177,13 +230,13 @@ class Trainer:
         One block is always allowed, so that the first batch does not trip over a single bad one.
         """
         total, consumed = self.state.rows_skipped + skipped, self.state.rows_consumed + plan.global_batch
-        share, one_block = self.recipe.data.corrupt_share, int(self.source(plan.sequence_length).rows.max())
+        share, one_block = self.recipe.data.corrupt_share, int(self.supply.source(plan.sequence_length).rows.max())
         if skipped and total > max(share * consumed, one_block):
             raise DataError(
                 f"{total:,} of {consumed:,} rows were in blocks that cannot be read: more than "
                 f"data.corrupt_share={share:g}, and than one block. The lines 'skipped, ...' above name them, and "
-                f"'electra-ds inspect {self.shards.folder} --verify' finds all; rebuild those shards, or allow a "
-                "larger data.corrupt_share"
+                f"'electra-ds inspect {self.supply.shards.folder} --verify' finds all; rebuild those shards, or allow "
+                "a larger data.corrupt_share"
             )
 
     def _clip(self) -> Tensor | None:
@@ -219,13 +272,13 @@ class Trainer:
     def _flops_per_token(self) -> float:
         """Useful FLOPs at the current phase's row length, as if each row were one segment."""
         length = phase_at(self.plans, self.state.step).sequence_length
-        return step_flops_per_token(self.model_config, self.recipe.objective.mask_fraction, length)
+        return step_flops_per_token(self.supply.model_config, self.recipe.objective.mask_fraction, length)
 
     def _validate(self, validator: Validator, step: int) -> None:
         self._record_pending()
         named = self.meter.named(validator.run(self.engine))
         validator.write_samples(
-            self.engine, self.folder, self.shards.tokenizer_folder(), step, self.recipe.validation.samples
+            self.engine, self.folder, self.supply.shards.tokenizer_folder(), step, self.recipe.validation.samples
         )
         line = {"kind": "validation", "step": step, **named, "elapsed_seconds": self.meter.elapsed}
         if self.writer:
@@ -234,33 +287,44 @@ class Trainer:
         self.progress.show(line)
 
     def _save(self) -> None:
+        """Begin a checkpoint; the one before is published first if it still is not."""
         self._record_pending()
-        begun = time.perf_counter()
+        self.watchdog.beat("saving", self.state.step)
         self.state = dataclasses.replace(self.state, elapsed_seconds=self.meter.elapsed)
-        path = save_checkpoint(
-            self.engine, self.folder / CHECKPOINTS, self.state, self.recipe.checkpoint, self._exchange
-        )
-        self._event("save", checkpoint=path.name, seconds=time.perf_counter() - begun)
+        before = self.saver.begin(self.state)
+        self.saved_step = self.state.step
+        if before:
+            self._tell_saved(before)
+
+    def _finish_save(self) -> None:
+        self.watchdog.beat("publishing a checkpoint", self.state.step)
+        if saved := self.saver.finish():
+            self._tell_saved(saved)
+
+    def _tell_saved(self, saved: Saved) -> None:
+        details = {**dataclasses.asdict(saved), "checkpoint": saved.name}
+        del details["name"]
+        self._event("save", **{**details, "step": saved.step})
+        lead = float(os.environ.get("ELECTRA_DS_SIGNAL_SECONDS") or "inf")
+        if saved.seconds > lead:
+            self._say(
+                f"checkpoint {saved.name} took {saved.seconds:.0f} s, but Slurm's signal comes {lead:g} s before the "
+                "time limit: submit again with a greater --signal_seconds, or the end of a job will be lost"
+            )
 
     def _resume(self) -> RunState:
         """Load the newest whole checkpoint, or describe a run that has not begun."""
-        found: tuple[Path, RunState] | None = None
-        error: Exception | None = None
-        if self.place.is_first:
-            try:
-                found = newest_whole(self.folder / CHECKPOINTS, self._say)
-            except UserError as problem:
-                error = problem
-        found, error = self._exchange((found, error))[0]
-        if error:
-            raise error
-        fresh = self._fresh_state()
+        found = self.peers.from_first(lambda: newest_whole(self.folder / CHECKPOINTS, self._say))
+        fresh = fresh_state(self.recipe, self.supply, self.place.world_size, self.stage)
         if found is None:
             return fresh
         path, state = found
         check_fits(path, state, fresh)
         load_checkpoint(self.engine, path, state, self.place.world_size, self.stage)
-        self._say(f"resumed from {path} at step {state.step}")
+        self.saved_step = state.step
+        was = f"{state.world_size} rank(s) at ZeRO stage {state.zero_stage}"
+        other = (state.world_size, state.zero_stage) != (self.place.world_size, self.stage)
+        self._say(f"resumed from {path} at step {state.step}" + (f", saved by {was}" if other else ""))
         return dataclasses.replace(
             state,
             world_size=fresh.world_size,
@@ -269,83 +333,10 @@ class Trainer:
             versions=fresh.versions,
         )
 
-    def _fresh_state(self) -> RunState:
-        manifest = self.shards.manifest
-        return RunState(
-            step=0,
-            rows_consumed=0,
-            phase_rows=0,
-            tokens_consumed=0,
-            seed=self.recipe.training.seed,
-            fingerprint=manifest.fingerprint,
-            tokenizer_fingerprint=manifest.tokenizer.fingerprint,
-            special_ids=dataclasses.asdict(self.special),
-            model=plain(self.model_config),
-            objective=plain(self.recipe.objective),
-            world_size=self.place.world_size,
-            zero_stage=self.stage,
-            precision=self.recipe.training.precision,
-            elapsed_seconds=0.0,
-            versions=versions(),
-            mixture=mixture_shares(manifest.splits[self.shards.split], manifest.weights, self.recipe.data),
-        )
-
-    def source(self, length: int) -> RowSource:
-        """Training rows of `length` tokens."""
-        if length not in self._sources:
-            self._sources[length] = RowSource(self.shards, self.recipe.data, length, self.recipe.training.seed)
-        return self._sources[length]
-
-    def _loader(self, plan: PhasePlan) -> StepRows | LoaderProcess:
-        """Function of the updates made so far: this rank's rows of the next one."""
-        portion = Portion(plan.begin, plan.first_row, plan.global_batch, self.place.rank, self.place.world_size)
-        if not self.recipe.data.prefetch_process:
-            return StepRows(self.source(plan.sequence_length), portion)
-        job = Job(
-            config=self.recipe.data,
-            split=self.shards.split,
-            length=plan.sequence_length,
-            seed=self.recipe.training.seed,
-            portion=portion,
-            begin=self.state.step,
-            fingerprint=self.shards.manifest.fingerprint,
-        )
-        return LoaderProcess(job, self.shards.manifest.dtype)
-
-    def _preparer(self, rows_of: Callable[[int], Rows]) -> Callable[[int], PreparedRows]:
-        """The same with masks drawn: torch, so in a thread of this process, where it lets go of the interpreter."""
-        recipe, pin = self.recipe, self.device.type == "cuda"
-
-        def make(step: int) -> PreparedRows:
-            rows = rows_of(step)
-            return prepare(rows, recipe.objective, self.special, recipe.training.seed, self.continues, pin)
-
-        return make
-
-    def _validator(self, plan: PhasePlan) -> Validator | None:
-        if not self.shards.manifest.total("validation", "blocks"):
-            return None
-        # All of its blocks are one pool: the same held-out rows whatever the mixture.
-        data = dataclasses.replace(self.recipe.data, mixing="natural", weights={})
-        shards = open_shards(data, "validation", self.shards.manifest.fingerprint)
-        source = RowSource(shards, data, plan.sequence_length, seed=0)
-        return Validator(
-            source,
-            self.recipe.validation.rows,
-            plan.micro_batch,
-            self.recipe.objective,
-            self.special,
-            self.continues,
-            self.place.rank,
-            self.place.world_size,
-            self.device,
-        )
-
     def _event(self, event: str, **details: Any) -> None:
         if self.writer:
-            self.writer.write(
-                {"kind": "event", "step": self.state.step, "event": event, "time": time.time(), **details}
-            )
+            line = {"kind": "event", "step": self.state.step, "event": event, "time": time.time()}
+            self.writer.write({**line, **details})
             self.writer.flush()
         if event in ("stop", "end"):
             verb = "stopped" if event == "stop" else "finished"
@@ -361,12 +352,6 @@ class Trainer:
             "parameters": self.parameters,
             "versions": versions(),
         }
-
-    def _exchange(self, value: Any) -> list[Any]:
-        """Gather one object of each rank on every rank."""
-        gathered: list[Any] = [None] * self.place.world_size
-        torch.distributed.all_gather_object(gathered, value)
-        return gathered
 
     def _say(self, message: str) -> None:
         if self.place.is_first:

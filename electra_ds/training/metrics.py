@@ -16,6 +16,7 @@ from torch import Tensor
 
 from electra_ds.checkpoint import METRICS_NAME
 from electra_ds.errors import UserError
+from electra_ds.files import atomic_write, explain_full_disk
 from electra_ds.model import statistics
 from electra_ds.model.config import ObjectiveConfig
 from electra_ds.recipe import RECIPE_NAME, Recipe
@@ -64,10 +65,15 @@ class Writer:
                 self._wandb.log(numbers, step=line["step"])
 
     def flush(self) -> None:
-        """Make the lines so far durable."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._tensorboard.flush()
+        """Make the lines so far durable.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        with explain_full_disk(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._tensorboard.flush()
 
     def close(self) -> None:
         """Flush and close everything."""
@@ -92,9 +98,8 @@ class Writer:
         if dropped:
             with open(discarded, "a", encoding="utf-8") as file:
                 file.writelines(text if text.endswith("\n") else text + "\n" for text in dropped)
-            temporary = self._path.with_suffix(".partial")
-            temporary.write_text("".join(kept), "utf-8")
-            os.replace(temporary, self._path)
+            with atomic_write(self._path, "w") as file:
+                file.write("".join(kept))
 
 
 def _start_wandb(recipe: Recipe, folder: Path) -> Any:
@@ -202,22 +207,37 @@ def _number(value: Any) -> float | None:
 class Audit:
     """Writes which rows this rank consumed, a JSON line a step: audit/rank-00000.jsonl."""
 
-    def __init__(self, folder: Path, rank: int, resumed_step: int) -> None:
-        """Args: folder: of the run. rank: of this process. resumed_step: lines of later steps are removed."""
+    def __init__(self, folder: Path, rank: int, world_size: int, resumed_step: int) -> None:
+        """Args: folder: of the run. rank, world_size: of this life. resumed_step: lines of later steps are removed.
+
+        Files of ranks that this life does not have are its ranks' to clean, too.
+        """
         path = folder / "audit" / f"rank-{rank:05d}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = []
-        if path.exists():
-            for text in path.read_text("utf-8").splitlines():
-                try:
-                    if json.loads(text)["step"] <= resumed_step:
-                        kept.append(text + "\n")
-                except ValueError:
-                    continue
-        path.write_text("".join(kept), "utf-8")
+        number, other = rank, path
+        while other.exists():
+            _keep_lines_to(other, resumed_step)
+            number += world_size
+            other = path.with_name(f"rank-{number:05d}.jsonl")
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
 
     def write(self, step: int, epochs: Any, row_ids: Any) -> None:
         """Record the rows of one finished step."""
-        self._file.write(json.dumps({"step": step, "epochs": epochs.tolist(), "rows": row_ids.tolist()}) + "\n")
-        self._file.flush()
+        with explain_full_disk(self._file.name):
+            self._file.write(json.dumps({"step": step, "epochs": epochs.tolist(), "rows": row_ids.tolist()}) + "\n")
+            self._file.flush()
+
+
+def _keep_lines_to(path: Path, step: int) -> None:
+    kept, dropped = [], 0
+    for text in path.read_text("utf-8").splitlines():
+        try:
+            if json.loads(text)["step"] <= step:
+                kept.append(text + "\n")
+                continue
+        except ValueError:  # the last line of a life that was killed while writing it
+            pass
+        dropped += 1
+    if dropped:
+        with atomic_write(path, "w") as file:
+            file.write("".join(kept))

@@ -1,11 +1,11 @@
 """Resuming on another number of ranks, or at another ZeRO stage, than a checkpoint was saved with.
 
-Each rank finds which numbers of which parameters its part of the optimizer holds, reads just those from the checkpoint's
-files, and lets DeepSpeed refresh the weights that it computes with. Nothing is converted or written; all ranks together
-read each number of the optimizer once (at stage 0, where each rank keeps all of it, once a rank).
+Each rank finds which numbers of which parameters its part of the optimizer holds, reads just those from the files of
+the checkpoint, and lets DeepSpeed refresh the weights that it computes with. Nothing is converted or written; all ranks
+together read each number of the optimizer once (at stage 0, where each rank keeps all of it, once a rank).
 
-DeepSpeed's own way, universal checkpoints, writes three files a parameter first, cannot change between stages 0, 1-2 and
-3, and at stage 3 copies the first group's hyperparameters to all groups and lets them share one step count.
+DeepSpeed's own way, universal checkpoints, writes three files a parameter first, cannot change between stages 0, 1-2
+and 3, and at stage 3 copies the first group's hyperparameters to all groups and lets them share one step count.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def targets(engine: Any, stage: int) -> Iterator[Target]:
     elif stage == 3:
         if getattr(optimizer, "swap_optimizer", False):
             raise UserError(
-                "the optimizer's state lies on NVMe (offload_optimizer.device=nvme), which can only be resumed as it was "
-                "saved; resume with --deepspeed zero3 or zero3_offload, or on the ranks it was saved with"
+                "the optimizer's state lies on NVMe (offload_optimizer.device=nvme), which can only be resumed as it "
+                "was saved; resume with --deepspeed zero3 or zero3_offload, or on the ranks it was saved with"
             )
         rank = torch.distributed.get_rank(optimizer.dp_process_group)
         for flat, parameters in zip(optimizer.fp32_partitioned_groups_flat, optimizer.fp16_groups, strict=True):
@@ -139,8 +139,9 @@ def _target(engine: Any, name: str, begin: int, owner: Tensor, offset: int, coun
 
 
 def _adam(engine: Any) -> torch.optim.Optimizer:
-    """torch's AdamW inside DeepSpeed's wrapper, or alone (float32 without ZeRO)."""
-    return getattr(engine.optimizer, "optimizer", engine.optimizer)  # type: ignore[no-any-return]
+    """The AdamW of torch inside DeepSpeed's wrapper, or alone (float32 without ZeRO)."""
+    adam: torch.optim.Optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    return adam
 
 
 def _refresh_weights(engine: Any, stage: int) -> None:
