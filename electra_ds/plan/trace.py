@@ -1,0 +1,177 @@
+"""What one micro-batch's forward and backward hold, found by running the real model on tensors without memory.
+
+No formula of activations stands here: whatever the model and its kernels do is what is counted. DeepSpeed casts the
+module's weights to the precision of the run, and so does this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from electra_ds.model.config import ModelConfig, ObjectiveConfig
+from electra_ds.model.electra import Batch, Electra
+from electra_ds.model.masking import SpecialIds, max_selected
+from electra_ds.plan.ledger import Ledger, storage_bytes
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}
+PARTS = ("generator", "generator_head", "discriminator", "discriminator_head")
+"""Children of `Electra` that held bytes are put down to; what runs between them goes with the one before."""
+_SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """One micro-batch, operation by operation (E of them)."""
+
+    rows: int
+    """Rows of the micro-batch."""
+    held: np.ndarray
+    """float64 [E], bytes of the batch, activations and intermediate results; weights and finished gradients apart."""
+    ready: np.ndarray
+    """int64 [E], elements of the parameters whose gradient is finished."""
+    forward: int
+    """Operations of the forward pass; the rest are the backward's."""
+    saved: dict[str, float]
+    """Bytes that each part left for the backward pass, at the end of the forward pass."""
+
+    @property
+    def peak(self) -> float:
+        """Most bytes held at any moment."""
+        return float(self.held.max())
+
+
+class TracedModel:
+    """The model of a recipe on tensors without memory; traces are kept, sizes between them interpolated."""
+
+    def __init__(self, config: ModelConfig, objective: ObjectiveConfig, precision: str, device: str) -> None:
+        """Build the networks.
+
+        Args:
+            config: sizes; the vocabulary must be known.
+            objective: selected share.
+            precision: of the run.
+            device: ``cpu``, whose attention writes out the probabilities, or ``cuda``, whose attention is taken to be
+                torch's memory-efficient kernel (the fused one that takes a mask and dropout).
+        """
+        self.objective, self.on_cpu = objective, device == "cpu"
+        self._mode = _fake_mode() if self.on_cpu else _FusedAttention()
+        with torch.device("meta"):
+            self.model = Electra(config, objective, _SPECIAL)
+        with self._mode:
+            for module in self.model.modules():
+                for name, parameter in list(module._parameters.items()):
+                    if parameter is not None:
+                        empty = torch.empty(parameter.shape, dtype=DTYPES[precision], device=self._device)
+                        module._parameters[name] = nn.Parameter(empty)
+        self._timelines: dict[tuple[int, int], Timeline] = {}
+
+    def named_sizes(self) -> list[tuple[str, int]]:
+        """Name and elements of each parameter."""
+        return [(name, parameter.numel()) for name, parameter in self.model.named_parameters()]
+
+    def timeline(self, rows: int, length: int) -> Timeline:
+        """Trace a micro-batch of `rows` rows of `length` tokens, or work it out from two traces.
+
+        Every operation's bytes are linear in the rows, so two and four rows tell all others. Where the operations are
+        not the same ones at both sizes, and for one row, whose layouts may be views, the size itself is traced.
+        """
+        low, high = self._traced(2, length), self._traced(4, length)
+        if rows < 2 or len(low.held) != len(high.held):
+            return self._traced(rows, length)
+        share = (rows - 2) / 2
+        saved = {part: low.saved[part] + share * (high.saved[part] - low.saved[part]) for part in PARTS}
+        return Timeline(rows, low.held + share * (high.held - low.held), low.ready, low.forward, saved)
+
+    def _traced(self, rows: int, length: int) -> Timeline:
+        if (rows, length) not in self._timelines:
+            with self._mode:
+                self._timelines[rows, length] = self._run(rows, length)
+        return self._timelines[rows, length]
+
+    def _run(self, rows: int, length: int) -> Timeline:
+        batch = self.batch(rows, length)
+        inputs = storage_bytes(vars(batch).values())
+        held: list[int] = []
+        ready: list[int] = []
+        finished = 0
+
+        def after(_: str) -> None:
+            held.append(ledger.high)
+            ledger.high = ledger.held
+            ready.append(finished)
+
+        def on_gradient(parameter: Tensor) -> None:
+            nonlocal finished
+            finished += parameter.numel()
+            parameter.grad = None  # whose bytes they are from here on depends on the ZeRO stage
+
+        hooks = [parameter.register_post_accumulate_grad_hook(on_gradient) for parameter in self.model.parameters()]
+        ledger = Ledger(known=[*self.model.parameters(), *vars(batch).values()], after=after)
+        handles = [
+            self.model.get_submodule(part).register_forward_pre_hook(
+                lambda *_, part=part: setattr(ledger, "part", part)
+            )
+            for part in PARTS
+        ]
+        ledger.part = PARTS[0]
+        with ledger:
+            output = self.model(batch)
+            forward, parts = len(held), ledger.by_part()
+            output["loss"].backward()
+        held.append(ledger.held)
+        ready.append(finished)
+        for handle in (*hooks, *handles):
+            handle.remove()
+        saved = {part: float(parts.get(part, 0)) for part in PARTS}
+        return Timeline(rows, np.array(held, np.float64) + inputs, np.array(ready), forward, saved)
+
+    def batch(self, rows: int, length: int) -> Batch:
+        """A micro-batch of the right shapes."""
+        slots = max_selected(self.objective.mask_fraction, length)
+
+        def ids(*shape: int) -> Tensor:
+            return torch.empty(shape, dtype=torch.int64, device=self._device)
+
+        scale = torch.empty((), device=self._device)
+        valid = torch.empty(rows, slots, dtype=torch.bool, device=self._device)
+        layout = [ids(rows, length) for _ in range(4)]
+        return Batch(*layout, ids(rows), ids(rows, slots), valid, ids(rows, length), scale, scale)
+
+    @property
+    def _device(self) -> str:
+        return "cpu" if self.on_cpu else "meta"
+
+
+def _fake_mode() -> contextlib.AbstractContextManager[Any]:
+    """Tensors that say they lie on a CPU, so that code which asks takes the way it takes there."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode()
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Sends `scaled_dot_product_attention` to the kernel that a GPU takes for it, where there is no GPU to choose one.
+
+    Without this it would be written out as matrix products: a tensor without memory has no device to pick a kernel for.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Replace that one function."""
+        if func is functional.scaled_dot_product_attention:
+            query, key, value, *rest = args
+            given = dict(zip(("attn_mask", "dropout_p", "is_causal"), rest, strict=False)) | (kwargs or {})
+            mask = given.get("attn_mask")
+            if mask is not None:
+                mask = mask.expand(*query.shape[:3], key.shape[2])
+            dropout = given.get("dropout_p", 0.0)
+            kernel = torch.ops.aten._scaled_dot_product_efficient_attention
+            return kernel(query, key, value, mask, True, dropout, given.get("is_causal", False))[0]
+        return func(*args, **(kwargs or {}))
