@@ -23,6 +23,7 @@ COMMANDS = {
     "finetune": ("electra_ds.finetune.command", "train a task head on a Hugging Face folder; scores"),
     "doctor": ("electra_ds.doctor.command", "is this machine or allocation fit to train"),
     "submit": ("electra_ds.submit.command", "render, show and submit the Slurm jobs of a run, or of a whole chain"),
+    "plan": ("electra_ds.plan.command", "will it fit, what will it cost: memory, traffic and time of a run beforehand"),
     "report": ("electra_ds.report", "one HTML page with plots of a run"),
     "bench": ("electra_ds.bench.command", "benchmarks beside others in one run, with reports to repeat"),
 }

@@ -142,8 +142,18 @@ class TracedModel:
 
         scale = torch.empty((), device=self._device)
         valid = torch.empty(rows, slots, dtype=torch.bool, device=self._device)
-        layout = [ids(rows, length) for _ in range(4)]
-        return Batch(*layout, ids(rows), ids(rows, slots), valid, ids(rows, length), scale, scale)
+        return Batch(
+            input_ids=ids(rows, length),
+            segments=ids(rows, length),
+            positions=ids(rows, length),
+            token_types=ids(rows, length),
+            keys=ids(rows),
+            selected=ids(rows, slots),
+            selected_valid=valid,
+            generator_ids=ids(rows, length),
+            generator_scale=scale,
+            discriminator_scale=scale,
+        )
 
     @property
     def _device(self) -> str:

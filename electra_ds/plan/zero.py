@@ -44,9 +44,8 @@ class Held:
         return sum(vars(self).values())
 
     def at(self, place: int) -> Held:
-        """Of arrays, the values at one operation."""
-        return Held(**{name: float(np.broadcast_to(value, place + 1)[-1]) if np.ndim(value) == 0 else float(value[place])
-                       for name, value in vars(self).items()})  # fmt: skip
+        """Of arrays, the values at one operation; a number is the same at all."""
+        return Held(**{name: float(value[place] if np.ndim(value) else value) for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +90,8 @@ class Zero:
         stage = int(zero.get("stage", 0))
         device = (zero.get("offload_optimizer") or {}).get("device", "none")
         overlaps = bool(zero.get("overlap_comm", stage == 3))
-        return cls(
-            sizes=sizes, stage=stage, ranks=ranks, element=element, overlaps=overlaps, offloads=device != "none", **given
-        )  # fmt: skip
+        held = cls(sizes=sizes, stage=stage, ranks=ranks, element=element, overlaps=overlaps, offloads=device != "none")
+        return replace(held, **given)
 
     @cached_property
     def parameters(self) -> int:
@@ -234,7 +232,3 @@ class Zero:
             "norm": Held(gradients=s * inside, buckets=norm),
             "update": Held(gradients=s * inside + to_float),
         }
-
-    def at_stage(self, stage: int) -> Zero:
-        """The same parameters at another stage."""
-        return replace(self, stage=stage)
