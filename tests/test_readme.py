@@ -9,6 +9,7 @@ import pytest
 from data_prep.config import PrepConfig
 from electra_ds.cli import COMMANDS
 from electra_ds.command_line import field_paths
+from electra_ds.doctor.config import DoctorConfig
 from electra_ds.export.command import ConvertConfig
 from electra_ds.finetune.config import FinetuneConfig
 from electra_ds.recipe import Recipe
@@ -21,6 +22,7 @@ CONFIGS = {
     "pretrain": Recipe,
     "convert": ConvertConfig,
     "finetune": FinetuneConfig,
+    "doctor": DoctorConfig,
     "report": ReportConfig,
 }
 

@@ -96,13 +96,13 @@ def _lead(config: DoctorConfig, place: Place, schedule: Schedule) -> int:
 
 
 def _tell(config: DoctorConfig, got: Gathered, findings: Sequence[Finding]) -> None:
-    from electra_ds.doctor.findings import BAD, exit_status, worst
+    from electra_ds.doctor.findings import BAD, worst
     from electra_ds.doctor.preflight import write_preflight
     from electra_ds.doctor.report import everything, one_line, report
     from electra_ds.files import write_json
 
     if config.preflight:
-        write_preflight(got, findings, exit_status(findings, preflight=True))
+        write_preflight(got, findings)
     quiet = config.preflight and worst(findings) != BAD
     print(one_line(got, findings) if quiet else report(got, findings, brief=config.preflight), flush=True)
     if config.json is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import socket
@@ -16,7 +17,7 @@ from electra_ds.doctor.clock import answer_clocks
 from electra_ds.doctor.config import DoctorConfig
 from electra_ds.doctor.facts import Facts
 from electra_ds.doctor.folders import Sight
-from electra_ds.doctor.network import Exchange
+from electra_ds.doctor.network import LONGEST, Exchange
 from electra_ds.doctor.nodes import expected_nodes
 from electra_ds.lives import node_name
 
@@ -139,7 +140,8 @@ class Coordinator:
         """Wait for what `ranks` have to say, and note who does not."""
         got = self.gathered
         asked = [rank for rank in ranks if rank not in got.silent and rank not in got.errors]
-        found = self._channel.gather(kind, asked, self._schedule.left(share))
+        longest = LONGEST + 2.0 if kind == "exchange" else math.inf
+        found = self._channel.gather(kind, asked, min(longest, self._schedule.left(share)))
         silent = [rank for rank in asked if rank not in found]
         stages = self._channel.gather("stage", silent, 0.05)
         got.silent |= {rank: stages.get(rank, "starting") for rank in silent}

@@ -122,7 +122,9 @@ def judge_network(got: Gathered) -> Iterable[Finding]:
     wrong = [rank for rank, told in got.exchanges.items() if not told.error and not told.correct]
     if failed or wrong or not got.exchanges:
         texts = {got.node_of[rank]: error for rank, error in failed.items()}
-        said = f"failed ({merge(texts)})" if failed else f"gave wrong sums on ranks {_list(wrong)}"
+        said = (
+            f"failed ({merge(texts, got.node_of.values())})" if failed else f"gave wrong sums on ranks {_list(wrong)}"
+        )
         yield Finding(
             check="network",
             verdict=BAD,

@@ -44,19 +44,21 @@ def _judge_spaces(name: str, spaces: dict[str, Space]) -> Iterable[Finding]:
         yield Finding(
             check="space",
             verdict=BAD,
-            value=f"{called} cannot be used: {merge(broken)}",
+            value=f"{called} cannot be used: {merge(broken, spaces)}",
             advice="free some space, or choose another folder" + ("" if name == "output" else " (TMPDIR)"),
             nodes=reasons if len(broken) < len(spaces) else {},
         )
     if tight:
-        what = f"is small: {merge(tight)}" if name == "shm" else f"has little space: {merge(tight)} free"
+        what = (
+            f"is small: {merge(tight, spaces)}" if name == "shm" else f"has little space: {merge(tight, spaces)} free"
+        )
         advice = "give the container more (--shm-size, --ipc=host)" if name == "shm" else "free some space"
         yield Finding(check="space", verdict=WARNING, value=f"{called} {what}", advice=advice)
     if slow:
         yield Finding(
             check="space",
             verdict=WARNING,
-            value=f"{called} is slow: {merge(slow)} for a synced file of 8 MiB",
+            value=f"{called} is slow: {merge(slow, spaces)} for a synced file of 8 MiB",
             advice="checkpoints will take long to save; choose a faster file system if there is one",
         )
     if not (broken or tight or slow):
@@ -121,12 +123,13 @@ def judge_output(got: Gathered) -> Iterable[Finding]:
     groups = group_nodes(found, writer)
     if len(groups) > 1:
         yield _not_shared(got, found, groups)
+    names = [got.node_of[rank] for rank in found]
     unwritten = {got.node_of[rank]: sight.error for rank, sight in found.items() if sight.seen and not sight.wrote}
     if unwritten:
         yield Finding(
             check="output",
             verdict=BAD,
-            value=f"output {got.output} is seen but cannot be written: {merge(unwritten)}",
+            value=f"output {got.output} is seen but cannot be written: {merge(unwritten, names)}",
             advice="mount it for writing there",
             nodes={node: f"output {got.output} cannot be written: {error}" for node, error in unwritten.items()},
         )

@@ -47,7 +47,7 @@ def judge_devices(got: Gathered) -> Iterable[Finding]:
         yield Finding(
             check="devices",
             verdict=BAD,
-            value=f"more ranks than GPUs: {merge(counts)}",
+            value=f"more ranks than GPUs: {merge(counts, nodes)}",
             advice="start at most one rank per GPU (--ntasks-per-node as many as --gpus-per-node)",
         )
     kinds = {node: _kind(ranks) for node, ranks in nodes.items() if node not in without}
@@ -56,7 +56,7 @@ def judge_devices(got: Gathered) -> Iterable[Finding]:
         yield Finding(
             check="devices",
             verdict=WARNING,
-            value=f"no bfloat16: {merge({node: kinds[node] for node in lacking if node in kinds})}",
+            value=f"no bfloat16: {merge({node: kinds[node] for node in lacking if node in kinds}, nodes)}",
             advice="train with --training.precision fp16 or float32",
         )
     mixed = len(set(kinds.values())) > 1
@@ -70,7 +70,7 @@ def _no_gpu(nodes: dict[str, list[Facts]]) -> Iterable[Finding]:
         yield Finding(
             check="devices",
             verdict=WARNING,
-            value=f"the driver shows GPUs that torch cannot use: {merge(hidden)}",
+            value=f"the driver shows GPUs that torch cannot use: {merge(hidden, nodes)}",
             advice="install a torch that is built for CUDA and this driver; 'nvidia-smi' shows the driver's state",
         )
     else:
@@ -126,14 +126,14 @@ def judge_cores(got: Gathered) -> Iterable[Finding]:
         yield Finding(
             check="cores",
             verdict=WARNING,
-            value=f"ranks share cores: {merge(narrow)}",
+            value=f"ranks share cores: {merge(narrow, texts)}",
             advice="ask for more: --cpus-per-task, on sbatch and on srun",
         )
     if crowded:
         yield Finding(
             check="cores",
             verdict=WARNING,
-            value=f"more threads than cores: {merge(crowded)}",
+            value=f"more threads than cores: {merge(crowded, texts)}",
             advice="set OMP_NUM_THREADS to cores / ranks of a node, or leave it out: training shares the cores itself",
         )
     loads = [facts.load / max(facts.machine_cores, 1) for facts in got.facts.values()]
@@ -160,7 +160,7 @@ def judge_limits(got: Gathered) -> Iterable[Finding]:
         yield Finding(
             check="limits",
             verdict=WARNING,
-            value=merge(few),
+            value=merge(few, texts),
             advice=f"shards and connections to {got.world_size} ranks may need {need:,}: 'ulimit -n {need}' in the "
             "batch script, or LimitNOFILE of slurmd",
         )
@@ -168,7 +168,7 @@ def judge_limits(got: Gathered) -> Iterable[Finding]:
         yield Finding(
             check="limits",
             verdict=WARNING,
-            value=merge(locked),
+            value=merge(locked, texts),
             advice="NCCL over InfiniBand needs 'ulimit -l unlimited' (LimitMEMLOCK of slurmd)",
         )
     if texts and not few and not locked:
@@ -192,7 +192,7 @@ def judge_clock(got: Gathered) -> Iterable[Finding]:
         yield Finding(
             check="clock",
             verdict=WARNING,
-            value=merge(off) if len(off) > 1 else "; ".join(f"{node} is {text}" for node, text in off.items()),
+            value="; ".join(f"{node} is {text}" for node, text in off.items()),
             advice="file times and logs mislead; have the clocks synchronized (chrony, ntpd)",
             nodes=off,
         )

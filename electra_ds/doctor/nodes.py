@@ -79,12 +79,12 @@ def name_nodes(nodes: Iterable[str]) -> str:
     return shown + (f" and {len(ordered) - _NAMED_AT_MOST} more" if len(ordered) > _NAMED_AT_MOST else "")
 
 
-def merge(values: Mapping[str, str]) -> str:
-    """One text for all nodes where they agree, else who has what."""
+def merge(values: Mapping[str, str], nodes: Iterable[str] | None = None) -> str:
+    """One text where all `nodes` (default: those of `values`) have the same, else who has what."""
     by_text: dict[str, list[str]] = {}
     for node, text in values.items():
         by_text.setdefault(text, []).append(node)
-    if len(by_text) == 1:
+    if len(by_text) == 1 and set(values) >= set(nodes or ()):
         return next(iter(by_text))
     groups = sorted(by_text.items(), key=lambda group: -len(group[1]))
     return "; ".join(f"{name_nodes(nodes)}: {text}" for text, nodes in groups)

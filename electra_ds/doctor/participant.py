@@ -13,7 +13,7 @@ from electra_ds.doctor.clock import measure_clock
 from electra_ds.doctor.config import DoctorConfig
 from electra_ds.doctor.facts import Facts, collect_facts
 from electra_ds.doctor.folders import Looker, tidy_later
-from electra_ds.doctor.network import exchange
+from electra_ds.doctor.network import LONGEST, exchange
 from electra_ds.errors import UserError
 from electra_ds.lives import DONE, node_name
 
@@ -86,7 +86,7 @@ class Participant:
         network = channel.take("network", schedule.left(schedule.exchange))
         if network["backend"]:
             self._say("exchanging data with all ranks (all-reduce)")
-            seconds = max(1.0, schedule.left(schedule.exchange) - 1.0)
+            seconds = max(1.0, min(LONGEST, schedule.left(schedule.exchange) - 1.0))
             device = facts.device if facts else None
             self._try(f"exchange/{rank}", lambda: exchange(channel, self._place, network["backend"], device, seconds))
         self._say("waiting for the end")
@@ -99,10 +99,14 @@ class Participant:
         # The first rank tries its own address as long as it waits for others: then its error is still heard.
         share = 0.9 * self._schedule.arrive if place.is_first else 0.95
         reach(place.master_addr, port, self._schedule.left(share), self.who)
+        self._say(
+            f"waiting for an answer from what listens at {self._address} (if that is another program, export another "
+            "MASTER_PORT, the same on all ranks)"
+        )
         import torch  # noqa: F401 (slow: only once it is known that there is somebody to talk to)
 
         try:
-            channel = Channel.join(place.master_addr, port, prefix, self._schedule.left(0.95))
+            channel = Channel.join(place.master_addr, port, prefix, self._schedule.left(self._schedule.look))
             channel.take("hello", self._schedule.left(self._schedule.arrive))
         except (Silence, Lost) as error:
             raise UserError(
