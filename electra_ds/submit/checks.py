@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +28,7 @@ def read_whole_recipe(words: list[str], shards: str | None, makes_shards: bool) 
         shards: output that the prep stage was told, if any.
         makes_shards: whether the prep stage is part of the chain.
     """
-    program = "electra-ds submit"
+    program = "electra-ds pretrain"  # whose --help lists these fields
     named = any(word.partition("=")[0] == "--data.path" for word in words)
     if not makes_shards:
         return _absolute(parse_recipe(words, program))
@@ -111,11 +110,12 @@ def check_slurm() -> None:
 
 def sharing_note(folder: Path, nodes: int) -> str | None:
     """A warning if a folder lies on a file system that other nodes cannot see."""
-    there = folder
-    while not there.exists():
-        there = there.parent
-    done = subprocess.run(["stat", "-f", "-c", "%T", str(there)], capture_output=True, text=True, check=False)
-    kind = done.stdout.strip()
+    try:
+        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text("utf-8").splitlines()]
+    except OSError:
+        return None
+    above = {str(parent) for parent in (folder, *folder.parents)}
+    kind = max((len(point), kind) for point, kind in mounts if point in above)[1]
     if nodes > 1 and kind in LOCAL_FILE_SYSTEMS:
         return f"note: {folder} lies on {kind}, in this machine's memory, which other nodes do not see"
     return None
