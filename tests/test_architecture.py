@@ -15,8 +15,10 @@ FORBIDDEN = {
     "electra_ds/data": ("electra_ds.training", "electra_ds.model", "electra_ds.recipe", "torch", "deepspeed"),
     "electra_ds/export": ("electra_ds.training", "electra_ds.finetune", "electra_ds.recipe"),
     "electra_ds/finetune": ("electra_ds.training", "deepspeed"),
+    "electra_ds/plan": ("electra_ds.finetune", "data_prep"),
     "electra_ds/training": ("electra_ds.finetune", "data_prep"),
     "electra_ds/doctor": ("data_prep", "electra_ds.cli", "electra_ds.finetune"),
+    "electra_ds/submit": ("torch", "deepspeed", "data_prep"),
     "data_prep": ("torch", "deepspeed", "electra_ds.training", "electra_ds.model", "electra_ds.recipe"),
     "electra_ds": ("data_prep",),
 }
@@ -57,6 +59,7 @@ def test_nothing_but_the_entry_imports_the_command_line_door():
         "import electra_ds.cli",
         "import electra_ds.recipe",
         "import data_prep.command",
+        "import electra_ds.submit.command",
         "import electra_ds.doctor.command",
     ],
 )

@@ -12,8 +12,11 @@ from electra_ds.command_line import field_paths
 from electra_ds.doctor.config import DoctorConfig
 from electra_ds.export.command import ConvertConfig
 from electra_ds.finetune.config import FinetuneConfig
+from electra_ds.plan.config import PlanConfig
 from electra_ds.recipe import Recipe
 from electra_ds.report.config import ReportConfig
+from electra_ds.submit.config import SubmitConfig
+from electra_ds.submit.options import COMMAND_STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -23,8 +26,20 @@ CONFIGS = {
     "convert": ConvertConfig,
     "finetune": FinetuneConfig,
     "doctor": DoctorConfig,
+    "plan": PlanConfig,
     "report": ReportConfig,
+    "submit": SubmitConfig,
 }
+
+
+def known_options(command):
+    """Options a command takes; submit hands others on to the recipe and to its stages."""
+    names = {"config", "help", "debug", *field_paths(CONFIGS[command])}
+    if command == "submit":
+        stages = {f"{stage}.{name}" for stage in COMMAND_STAGES for name in known_options(stage)}
+        names |= {*known_options("pretrain"), *stages}
+        names |= {name.replace("_", "-") for name in names}
+    return names
 
 
 def typed_commands(page):
@@ -40,7 +55,7 @@ def typed_commands(page):
 def test_commands_and_options_that_pages_show_exist(page):
     for command, words in typed_commands(page):
         if command in CONFIGS:
-            known = {"config", "help", "debug", *field_paths(CONFIGS[command])}
+            known = known_options(command)
             for word in words:
                 if word.startswith("--"):
                     assert word[2:].partition("=")[0] in known, f"{page.name}: electra-ds {command} {word}"

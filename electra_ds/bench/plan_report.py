@@ -22,9 +22,9 @@ _METHODS = """\
 Three ways to count the same step. *Tensors* is what the tables use. *Pages* is how far the resident set rose over its
 size before the step (`VmHWM`, set back by `clear_refs`; allocations from 64 KiB on are pages of their own, so that
 freed memory leaves at once): it sees what kernels and gloo take for themselves, and does not see what was allocated and
-never written, such as a reduction bucket before it is filled. *Profiler* is the running sum of torch's own allocation events
-(`profile_memory`): it agrees with the tensors on one rank, and loses what gloo's threads free, as it listens in the
-thread it was started in; so it counts too much on several ranks, and was not chosen."""
+never written, such as a reduction bucket before it is filled. *Profiler* is the running sum of torch's own allocation
+events (`profile_memory`): it agrees with the tensors on one rank, and loses what gloo's threads free, as it listens in
+the thread it was started in; so it counts too much on several ranks, and was not chosen."""
 
 _TRAFFIC = """\
 *Collectives* is what a rank gave to each, counted where torch hands it to gloo (bytes of the whole tensor). *Sent* is

@@ -86,7 +86,7 @@ class Zero:
             "live": "stage3_max_live_parameters",
             "reuse": "stage3_max_reuse_distance",
         }
-        given = {name: int(zero[key]) for name, key in names.items() if key in zero}
+        given: dict[str, Any] = {name: int(zero[key]) for name, key in names.items() if key in zero}
         stage = int(zero.get("stage", 0))
         device = (zero.get("offload_optimizer") or {}).get("device", "none")
         overlaps = bool(zero.get("overlap_comm", stage == 3))
