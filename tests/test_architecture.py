@@ -15,7 +15,7 @@ FORBIDDEN = {
     "electra_ds/data": ("electra_ds.training", "electra_ds.model", "electra_ds.recipe", "torch", "deepspeed"),
     "electra_ds/export": ("electra_ds.training", "electra_ds.finetune", "electra_ds.recipe"),
     "electra_ds/finetune": ("electra_ds.training", "deepspeed"),
-    "electra_ds/plan": ("electra_ds.finetune", "data_prep"),
+    "electra_ds/plan": ("electra_ds.finetune", "electra_ds.cli", "data_prep"),
     "electra_ds/training": ("electra_ds.finetune", "data_prep"),
     "electra_ds/doctor": ("data_prep", "electra_ds.cli", "electra_ds.finetune"),
     "electra_ds/submit": ("torch", "deepspeed", "data_prep"),
