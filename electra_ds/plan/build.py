@@ -130,12 +130,12 @@ def _checkpoint(zero: Zero) -> dict[str, int]:
     """Bytes and files of one checkpoint of DeepSpeed's, all ranks together (`checkpoint.json` is one more file).
 
     The module in its own precision, float32 masters and both moments: at stage 0 in one file, at stages 1 and 2 one for
-    the module and one of each rank, at stage 3 two of each rank.
+    the module and one of each rank; at stage 3 two of each rank, and no weights beside the masters.
     """
     s, part = zero.element, sum(zero.partitions)
     if zero.stage == 0:
         return {"bytes": (s + (8 if s == 4 else 12)) * part, "files": 1}
     optimizer = 12 * part * zero.ranks
     if zero.stage == 3:
-        return {"bytes": s * part * zero.ranks + optimizer, "files": 2 * zero.ranks}
+        return {"bytes": optimizer, "files": 2 * zero.ranks}
     return {"bytes": s * zero.parameters + optimizer, "files": 1 + zero.ranks}

@@ -19,7 +19,7 @@ class Exchange:
     """A collective of a step."""
 
     name: str
-    """``all_reduce``, ``all_gather`` or ``reduce_scatter``."""
+    """``all_reduce``, ``all_gather``, ``reduce_scatter`` or ``reduce``."""
     what: str
     """For people."""
     size: float
@@ -30,8 +30,8 @@ class Exchange:
     def sent(self, ranks: int, gloo: bool = False) -> float:
         """Bytes that one rank sends in a ring.
 
-        A reduce-scatter and an all-gather send (N - 1) / N of the whole, and an all-reduce is one after the other
-        (Patarasuk and Yuan 2009; NCCL's and gloo's ring). gloo 2.13 makes a reduce-scatter out of an all-reduce.
+        A reduce-scatter and an all-gather send (N - 1) / N of the whole, as do reductions to each rank in turn, and an
+        all-reduce is one after the other (Patarasuk and Yuan 2009; NCCL's and gloo's ring). gloo 2.13 makes a reduce-scatter out of an all-reduce.
         """
         double = self.name == "all_reduce" or (gloo and self.name == "reduce_scatter")
         return (2 if double else 1) * (ranks - 1) / ranks * self.size
@@ -46,7 +46,8 @@ def step_exchanges(zero: Zero, accumulation: int, line_every: float = math.inf) 
 
     - Stage 0: gradients all-reduced in their own type, once a step (engine.py: buffered_allreduce_fallback).
     - Stage 1: the same bucket by bucket, although a rank needs its part only (zero/stage_1_and_2.py: average_tensor,
-      with use_multi_rank_bucket_allreduce, which is on unless turned off), then updated weights all-gathered.
+      with use_multi_rank_bucket_allreduce, which is on unless turned off: then a reduction to each rank of its part),
+      then updated weights all-gathered.
     - Stage 2: likewise, but after every micro-batch (engine.py: allreduce_gradients).
     - Stage 3: weights all-gathered for every micro-batch's forward pass and kept for its backward pass while everything
       lies within stage3_max_reuse_distance (else gathered again); gradients reduce-scattered after every micro-batch;
@@ -64,7 +65,10 @@ def step_exchanges(zero: Zero, accumulation: int, line_every: float = math.inf) 
         found.append(Exchange("all_reduce", "gradients", s * whole))
     elif zero.stage < 3:
         times = accumulation if zero.stage == 2 else 1
-        found.append(Exchange("all_reduce", "gradients", s * whole * times, buckets * times))
+        if zero.all_reduces:
+            found.append(Exchange("all_reduce", "gradients", s * whole * times, buckets * times))
+        else:
+            found.append(Exchange("reduce", "gradients", s * whole * times, buckets * times * zero.ranks))
         padded = sum(part * zero.ranks for part in zero.partitions)
         found.append(Exchange("all_gather", "weights", s * padded, len(zero.partitions)))
         found.append(Exchange("all_reduce", "gradient norm, overflow", 4 * len(zero.partitions) + 1, 3))

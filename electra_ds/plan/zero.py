@@ -64,6 +64,8 @@ class Zero:
     """reduce_bucket_size (elements)."""
     overlaps: bool = False
     """overlap_comm: a second bucket at stages 1 and 2."""
+    all_reduces: bool = True
+    """use_multi_rank_bucket_allreduce: stages 1 and 2 add whole buckets up on all ranks, instead of each rank's part."""
     prefetch: int = 50_000_000
     """stage3_prefetch_bucket_size (elements)."""
     persistence: int = 100_000
@@ -90,6 +92,7 @@ class Zero:
         stage = int(zero.get("stage", 0))
         device = (zero.get("offload_optimizer") or {}).get("device", "none")
         overlaps = bool(zero.get("overlap_comm", stage == 3))
+        given["all_reduces"] = bool(zero.get("use_multi_rank_bucket_allreduce", True))
         held = cls(sizes=sizes, stage=stage, ranks=ranks, element=element, overlaps=overlaps, offloads=device != "none")
         return replace(held, **given)
 
@@ -225,7 +228,7 @@ class Zero:
         left = s * max(0, P - self.bucket) if self.stage == 1 else 0
         kept = s * inside if accumulates and self.stage == 2 else 0
         bucket = s * self.bucket * (2 if self.overlaps else 1)
-        joined = s * min(P, self.bucket) if self.ranks > 1 else 0
+        joined = s * min(P, self.bucket) // (1 if self.all_reduces else self.ranks) if self.ranks > 1 else 0
         return {
             "reduction": Held(gradients=left + kept, buckets=bucket + joined),
             "partition": Held(gradients=left + kept + s * inside, buckets=bucket),

@@ -43,6 +43,12 @@ def test_copies_of_the_weights_that_a_step_sends(zero, stage, accumulation, copi
     assert sent_bytes(step_exchanges(state, accumulation), 8) == pytest.approx(expected, rel=0.01)
 
 
+def test_reductions_to_each_rank_send_half_of_an_all_reduce_in_many_calls(zero):
+    together, apart = (step_exchanges(zero(1, 8, all_reduces=joined), 1) for joined in (True, False))
+    assert sent_bytes(together, 8) == pytest.approx(1.5 * sent_bytes(apart, 8), rel=0.01)
+    assert sum(exchange.calls for exchange in apart) == sum(exchange.calls for exchange in together) + 7
+
+
 def test_weights_beyond_the_reuse_distance_are_gathered_again(zero):
     near, far = zero(3, 4, persistence=0), zero(3, 4, persistence=0, reuse=1000)
     extra = sent_bytes(step_exchanges(far, 1), 4) - sent_bytes(step_exchanges(near, 1), 4)
