@@ -140,7 +140,7 @@ class Coordinator:
         """Wait for what `ranks` have to say, and note who does not."""
         got = self.gathered
         asked = [rank for rank in ranks if rank not in got.silent and rank not in got.errors]
-        longest = LONGEST + 2.0 if kind == "exchange" else math.inf
+        longest = LONGEST * self._schedule.timeout + 2.0 if kind == "exchange" else math.inf
         found = self._channel.gather(kind, asked, min(longest, self._schedule.left(share)))
         silent = [rank for rank in asked if rank not in found]
         stages = self._channel.gather("stage", silent, 0.05)

@@ -86,7 +86,7 @@ class Participant:
         network = channel.take("network", schedule.left(schedule.exchange))
         if network["backend"]:
             self._say("exchanging data with all ranks (all-reduce)")
-            seconds = max(1.0, min(LONGEST, schedule.left(schedule.exchange) - 1.0))
+            seconds = max(1.0, min(LONGEST * schedule.timeout, schedule.left(schedule.exchange) - 1.0))
             device = facts.device if facts else None
             self._try(f"exchange/{rank}", lambda: exchange(channel, self._place, network["backend"], device, seconds))
         self._say("waiting for the end")
@@ -95,16 +95,15 @@ class Participant:
 
     def _join(self) -> Channel:
         place, port, prefix = self._place, doctor_port(self._place), run_name(self._place)
-        self._say(f"connecting to {self._address}")
-        # The first rank tries its own address as long as it waits for others: then its error is still heard.
-        share = 0.9 * self._schedule.arrive if place.is_first else 0.95
-        reach(place.master_addr, port, self._schedule.left(share), self.who)
+        self._reach(port)
+        self._say("importing torch")
+        import torch  # noqa: F401 (takes seconds, long ones where all nodes read it from one file system)
+
+        self._reach(port)  # still there
         self._say(
             f"waiting for an answer from what listens at {self._address} (if that is another program, export another "
             "MASTER_PORT, the same on all ranks)"
         )
-        import torch  # noqa: F401 (slow: only once it is known that there is somebody to talk to)
-
         try:
             channel = Channel.join(place.master_addr, port, prefix, self._schedule.left(self._schedule.look))
             channel.take("hello", self._schedule.left(self._schedule.arrive))
@@ -114,6 +113,12 @@ class Participant:
                 "export another MASTER_PORT, the same on all ranks"
             ) from error
         return channel
+
+    def _reach(self, port: int) -> None:
+        self._say(f"connecting to {self._address}")
+        # The first rank tries its own address as long as it waits for others: then its error is still heard.
+        share = 0.9 * self._schedule.arrive if self._place.is_first else 0.95
+        reach(self._place.master_addr, port, self._schedule.left(share), self.who)
 
     def _facts(self, channel: Channel) -> Facts:
         facts = collect_facts(self._place)

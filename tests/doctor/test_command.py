@@ -16,12 +16,13 @@ from tests.conftest import environment, run_ranks
 from tests.doctor.ports import free_port
 
 WRAPPED = """
-import os, signal, sys
+import os, signal, sys, time
 from electra_ds.cli import main
 from electra_ds.doctor import participant
 
 def strike(*_):
     os.kill(os.getpid(), getattr(signal, os.environ["STRIKE"]))
+    time.sleep(60)  # a process stops a little later than it asks to
 
 setattr(participant, os.environ["STRIKE_AT"], strike)
 sys.exit(main(sys.argv[1:]))
@@ -29,15 +30,33 @@ sys.exit(main(sys.argv[1:]))
 """The command, in which a function of the rank's own part strikes its process."""
 
 
+SHIFTED = """
+import os, sys, time
+now, os.environ["SLURMD_NODENAME"] = time.time, "other"
+time.time = lambda: now() + 5
+from electra_ds.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+"""The command on a node whose clock is five seconds ahead."""
+
+
 class ByHand:
     """Ranks of one world with hand-set variables, each a process; `strike` hits one of them."""
 
-    def __init__(self, world: int, ranks: list[int], *arguments: str, port: int | None = None, **strike: str) -> None:
+    def __init__(
+        self,
+        world: int,
+        ranks: list[int],
+        *arguments: str,
+        port: int | None = None,
+        script: str = WRAPPED,
+        **strike: str,
+    ) -> None:
         self.port, self.began = port or free_port(), time.monotonic()
         self.processes = {}
         for rank in ranks:
             struck = strike and rank == int(strike["RANK_STRUCK"])
-            command = ["-c", WRAPPED] if struck else ["-m", "electra_ds"]
+            command = ["-c", script] if struck else ["-m", "electra_ds"]
             variables = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_PORT": self.port}
             self.processes[rank] = subprocess.Popen(
                 [sys.executable, *command, "doctor", *arguments],
@@ -118,7 +137,7 @@ def test_mpirun_gives_the_verdicts_status(tmp_path):
 
 @pytest.mark.ranks
 def test_a_rank_that_never_comes_is_named(tmp_path):
-    ended = ByHand(4, [0, 1, 3], f"--output={tmp_path}", "--timeout=20").end(within=25)
+    ended = ByHand(4, [0, 1, 3], f"--output={tmp_path}", "--timeout=40").end(within=45)
     assert ended[0][0] == USER_ERROR
     assert "1 rank of 4 did not come: 2" in ended[0][1]
     assert "not tried, because not all ranks answer" in ended[0][1]
@@ -132,8 +151,8 @@ def test_a_rank_that_never_comes_is_named(tmp_path):
     [("collect_facts", "collecting this rank's facts"), ("exchange", "exchanging data with all ranks")],
 )
 def test_a_rank_that_stops_is_named_with_what_it_did(at, doing):
-    ranks = ByHand(3, [0, 1, 2], "--timeout=20", RANK_STRUCK="1", STRIKE="SIGSTOP", STRIKE_AT=at)
-    ended = ranks.end(within=25, stopped=(1,))
+    ranks = ByHand(3, [0, 1, 2], "--timeout=40", RANK_STRUCK="1", STRIKE="SIGSTOP", STRIKE_AT=at)
+    ended = ranks.end(within=45, stopped=(1,))
     assert ended[0][0] == USER_ERROR
     text = " ".join(ended[0][1].split())
     assert f"rank 1 on {socket.gethostname()} stopped answering while {doing}" in text
@@ -141,17 +160,24 @@ def test_a_rank_that_stops_is_named_with_what_it_did(at, doing):
 
 
 @pytest.mark.ranks
+def test_a_clock_that_is_ahead_is_measured():
+    ended = ByHand(2, [0, 1], "--timeout=40", script=SHIFTED, RANK_STRUCK="1").end(within=45)
+    assert ended[0][0] == 0, "a warning"
+    assert f"other is 5.0 s ahead of {socket.gethostname()}" in ended[0][1]
+
+
+@pytest.mark.ranks
 def test_a_rank_whose_check_fails_tells_why():
-    ranks = ByHand(2, [0, 1], "--timeout=20", RANK_STRUCK="1", STRIKE="NO_SUCH_SIGNAL", STRIKE_AT="collect_facts")
-    ended = ranks.end(within=25)
+    ranks = ByHand(2, [0, 1], "--timeout=40", RANK_STRUCK="1", STRIKE="NO_SUCH_SIGNAL", STRIKE_AT="collect_facts")
+    ended = ranks.end(within=45)
     assert ended[0][0] == USER_ERROR
     assert "AttributeError" in ended[0][1]
 
 
 @pytest.mark.ranks
 def test_if_the_first_rank_dies_the_others_say_so_and_end():
-    ranks = ByHand(3, [0, 1, 2], "--timeout=20", RANK_STRUCK="0", STRIKE="SIGKILL", STRIKE_AT="exchange")
-    ended = ranks.end(within=25)
+    ranks = ByHand(3, [0, 1, 2], "--timeout=40", RANK_STRUCK="0", STRIKE="SIGKILL", STRIKE_AT="Looker")
+    ended = ranks.end(within=45)
     for rank in (1, 2):
         status, text = ended[rank]
         assert (status, text.count("error:")) == (USER_ERROR, 1)
@@ -187,6 +213,6 @@ def test_the_port_that_training_will_take_must_be_free_too():
     with socket.socket() as other:
         other.bind(("", port))
         other.listen()
-        ended = ByHand(2, [0, 1], "--timeout=20", port=port).end(within=25)
+        ended = ByHand(2, [0, 1], "--timeout=40", port=port).end(within=45)
     assert ended[0][0] == USER_ERROR
     assert "which training takes, cannot be opened" in " ".join(ended[0][1].split())
