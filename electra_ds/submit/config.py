@@ -27,7 +27,7 @@ class SubmitConfig:
     tasks_per_node: int | None = None
     """Ranks of a node; null takes one for each GPU, or one on CPUs."""
     cpus_per_task: int | None = None
-    """CPU cores of a rank; null takes the cluster file's, else 8 with GPUs and 1 without."""
+    """CPU cores of a rank, in every stage; null takes the cluster file's, else 8 with GPUs and 1 without."""
     mem: str | None = None
     """Memory of a node, as sbatch takes it (64G; 0 for all of it); null takes the cluster file's, else the site's."""
     time: str = "24:00:00"
@@ -51,7 +51,7 @@ class SubmitConfig:
     prep_tasks_per_node: int = 2
     """MPI ranks of a node in the prep stage."""
     prep_cpus_per_task: int | None = None
-    """Cores, and so worker processes, of a rank in the prep stage; null takes `cpus_per_task`."""
+    """Cores, and so worker processes, of a rank in the prep stage; null takes those of `cpus_per_task`."""
     stage_time: str | None = None
     """Time limit of the stages before and after pretrain; null takes `time`."""
     dry_run: bool = False

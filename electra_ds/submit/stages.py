@@ -84,14 +84,13 @@ def _gpus(config: SubmitConfig, stage: str) -> int:
 
 def _options(request: Request, stage: str, gpus: int) -> dict[str, str | None]:
     config, cluster = request.config, request.cluster
-    cpus = config.cpus_per_task or cluster.cpus_per_task
+    cpus = config.cpus_per_task or cluster.cpus_per_task or (8 if config.gpus_per_node else 1)
     log = job_log(Path(str(request.run).replace("%", "%%")), stage)
     options = cluster_options(cluster, gpus)
     options |= {"job-name": job_name(config, request.run, stage), "output": str(log), "chdir": str(request.folder)}
     if stage in ("pretrain", "preflight"):
         options["nodes"] = str(config.nodes + config.spares)
         options["ntasks-per-node"] = str(config.ranks_per_node)
-        options["cpus-per-task"] = str(cpus or (8 if gpus else 1))
         if stage == "pretrain":
             options["time"] = config.time
             options["signal"] = f"USR2@{request.lead}"
@@ -101,8 +100,7 @@ def _options(request: Request, stage: str, gpus: int) -> dict[str, str | None]:
             options["nodes"] = str(config.prep_nodes or config.nodes)
             options["ntasks-per-node"] = str(config.prep_tasks_per_node)
             cpus = config.prep_cpus_per_task or cpus
-        if cpus:
-            options["cpus-per-task"] = str(cpus)
+    options["cpus-per-task"] = str(cpus)
     mem = config.mem or cluster.mem
     if mem:
         options |= {"mem": mem, "mem-per-cpu": None}

@@ -116,6 +116,8 @@ def summarize(life: Path) -> list[str]:
         if first.rank is None:
             return [f"first to fail: node {first.node}: {first.message}"]
         rank, lines = first.rank, [f"first to fail: rank {first.rank} on {first.node}: {first.message}"]
+    if rank == 0:  # its log stands above, in the job's own
+        return lines
     log = rank_log(life, rank)
     last = [line for line in tail(log, _TAIL_BYTES).splitlines() if line.strip()][-LAST_LINES:]
     if last:
