@@ -29,14 +29,14 @@ if "pretrain" in sys.orig_argv and "SLURM_PROCID" in os.environ:
 """sitecustomize.py that takes the second rank away as soon as it starts; the others wait for it."""
 
 LACKS_DATA = """
-import builtins, io, os, sys
+import os, sys
 if "doctor" in sys.orig_argv and os.environ.get("SLURM_PROCID") == "1":
-    real = io.open
+    real = os.open
     def open(path, *rest, **named):
         if str(path).endswith("manifest.json"):
             raise FileNotFoundError(2, "No such file or directory", str(path))
         return real(path, *rest, **named)
-    builtins.open = io.open = open
+    os.open = open
 """
 """sitecustomize.py of a node that does not see the shard set, for the preflight's second rank."""
 
