@@ -36,7 +36,8 @@ the ring with that."""
 _FINDINGS = """\
 - Stage 1 and stage 2 **all-reduce** the gradients, although each rank needs a part of them only, and all-gather the
   weights afterwards: 3 (N - 1) / N bytes for each byte of weights, half as much again as stage 0. Stage 2 does so after
-  *every* micro-batch.
+  *every* micro-batch. `"use_multi_rank_bucket_allreduce": false` in the DeepSpeed file reduces each rank's part to it
+  alone: 2 (N - 1) / N, in N calls a bucket.
 - Stage 3 gathers the weights once for both passes, as they all lie within `stage3_max_reuse_distance` (10^9 elements),
   and truly reduce-scatters: 2 (N - 1) / N, as little as stage 0. The gathered weights, and the flat buffer they came
   in, are held until the forward pass is over: 4 bytes for each parameter in bf16, more than stage 1 holds then. So at

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from electra_ds.model.statistics import HISTOGRAM_BINS, STATISTICS
 from electra_ds.plan.zero import Zero
 
-COUNTS_BYTES = 3 * 8
-"""Selected positions, real tokens, skipped rows: added up by the loop once a step (float64)."""
+COUNTS_BYTES = 8 * 8
+"""Three counts and five flags, added up by the loop before every step (float64; `training.loop.Trainer`)."""
 LINE_BYTES = 8 * (len(STATISTICS) + 2 * HISTOGRAM_BINS)
 """Sums of a line of metrics (float64), added up when lines are written."""
 
@@ -31,7 +31,8 @@ class Exchange:
         """Bytes that one rank sends in a ring.
 
         A reduce-scatter and an all-gather send (N - 1) / N of the whole, as do reductions to each rank in turn, and an
-        all-reduce is one after the other (Patarasuk and Yuan 2009; NCCL's and gloo's ring). gloo 2.13 makes a reduce-scatter out of an all-reduce.
+        all-reduce is one after the other (Patarasuk and Yuan 2009; NCCL's and gloo's ring). torch 2.13 makes gloo's
+        reduce-scatter out of an all-reduce.
         """
         double = self.name == "all_reduce" or (gloo and self.name == "reduce_scatter")
         return (2 if double else 1) * (ranks - 1) / ranks * self.size

@@ -17,8 +17,6 @@ from electra_ds.plan.trace import Timeline
 
 FALLBACK_BUCKET = 500_000_000
 """Elements of stage 0's all-reduce buffer (engine.py: MEMORY_OPT_ALLREDUCE_SIZE)."""
-NORM_BYTES = 8
-"""Gradient norms are taken in float64, one gradient at a time (zero/utils.py: get_norm_dtype)."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class Zero:
     overlaps: bool = False
     """overlap_comm: a second bucket at stages 1 and 2."""
     all_reduces: bool = True
-    """use_multi_rank_bucket_allreduce: stages 1 and 2 add whole buckets up on all ranks, instead of each rank's part."""
+    """use_multi_rank_bucket_allreduce: stages 1 and 2 add whole buckets up on all ranks, not each rank's part."""
     prefetch: int = 50_000_000
     """stage3_prefetch_bucket_size (elements)."""
     persistence: int = 100_000
@@ -125,26 +123,40 @@ class Zero:
         return [2 * -(-sum(group) // (2 * self.ranks)) for group in self.groups]
 
     @cached_property
-    def whole_in_partition(self) -> int:
-        """Elements of all parameters that a rank's part touches, on the rank with most of them.
-
-        Stages 1 and 2 keep the reduced gradients of these whole (copy_grads_in_partition).
-        """
-        most = np.zeros(self.ranks, np.int64)
+    def _touched(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of each rank at stages 1 and 2: elements of all parameters that its part touches, and its largest slice."""
+        whole, largest = np.zeros(self.ranks, np.int64), np.zeros(self.ranks, np.int64)
         for group, part in zip(self.groups, self.partitions, strict=True):
             ends = np.cumsum(group)
             begins = ends - group
-            first = np.searchsorted(ends, np.arange(self.ranks) * part, "right")
-            last = np.searchsorted(begins, (np.arange(self.ranks) + 1) * part, "left")
-            upto = np.concatenate([[0], ends])
-            most += np.where(last > first, upto[last] - upto[np.minimum(first, last)], 0)
-        return int(most.max())
+            for rank in range(self.ranks):
+                low, high = rank * part, (rank + 1) * part
+                first, last = np.searchsorted(ends, low, "right"), np.searchsorted(begins, high, "left")
+                if last > first:
+                    inside = np.minimum(ends[first:last], high) - np.maximum(begins[first:last], low)
+                    whole[rank] += ends[last - 1] - begins[first]
+                    largest[rank] = max(largest[rank], int(inside.max()))
+        return whole, largest
 
     @cached_property
-    def _largest(self) -> int:
-        """Elements of the largest gradient whose norm is taken at once."""
-        largest = max(size for _, size in self.sizes)
-        return largest if self.stage == 0 else min(largest, max(self.partitions) if self.stage < 3 else largest)
+    def whole_in_partition(self) -> int:
+        """Elements whose reduced gradients a rank keeps whole at stages 1 and 2 (copy_grads_in_partition), at most."""
+        return int(self._touched[0].max())
+
+    def _norm(self) -> Held:
+        """While a gradient's norm is taken, on the rank that then holds most.
+
+        One gradient at a time is copied to float64 (zero/utils.py: get_norm_dtype), at stage 0 to float32
+        (utils.py: get_weight_norm).
+        """
+        s, largest = self.element, max(size for _, size in self.sizes)
+        if self.stage == 0:
+            return Held(gradients=s * self.parameters, buckets=4 * largest if s < 4 else 0)
+        if self.stage == 3:
+            return Held(buckets=8 * -(-largest // self.ranks))
+        whole, slices = self._touched
+        most = int(np.argmax(s * whole + 8 * slices))
+        return Held(gradients=s * int(whole[most]), buckets=8 * int(slices[most]))
 
     def between_steps(self) -> Held:
         """What stays from step to step.
@@ -210,19 +222,18 @@ class Zero:
         """
         s, P = self.element, self.parameters
         group, inside = max(self.partitions), self.whole_in_partition
-        norm = NORM_BYTES * self._largest
         if self.stage == 0:
             exact = 4 * P if s < 4 else 0
             return {
                 "reduction": Held(gradients=s * P, buckets=s * min(P, FALLBACK_BUCKET)),
-                "norm": Held(gradients=s * P, buckets=norm if s < 4 else 0),
+                "norm": self._norm(),
                 "update": Held(gradients=s * P + exact),
             }
         to_float = s * group + (4 * group if s < 4 else 0)
         if self.stage == 3:
             return {
                 "reduction": Held(buckets=s * min(P, self.bucket)),
-                "norm": Held(buckets=-(-norm // self.ranks)),
+                "norm": self._norm(),
                 "update": Held(gradients=0 if self.offloads else to_float),
             }
         left = s * max(0, P - self.bucket) if self.stage == 1 else 0
@@ -232,6 +243,6 @@ class Zero:
         return {
             "reduction": Held(gradients=left + kept, buckets=bucket + joined),
             "partition": Held(gradients=left + kept + s * inside, buckets=bucket),
-            "norm": Held(gradients=s * inside, buckets=norm),
+            "norm": self._norm(),
             "update": Held(gradients=s * inside + to_float),
         }
