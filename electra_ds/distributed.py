@@ -120,7 +120,7 @@ def _with_rendezvous(place: Place, env: Mapping[str, str]) -> Place:
     if place.world_size == 1:
         address, port = address or "127.0.0.1", port or _free_port()
     elif place.launcher == "srun":
-        address = address or _first_host(env)
+        address = address or _address_of(_first_host(env))
         port = port or 20000 + int(env["SLURM_JOB_ID"]) % 20000 + int(env["SLURM_STEP_ID"]) % 64
     elif not (address and port):
         address, port = _agree_by_mpi()
@@ -137,6 +137,21 @@ def _first_host(env: Mapping[str, str]) -> str:
             f"cannot find the first node of '{nodes}' ('scontrol show hostnames' failed: {error}); "
             "export MASTER_ADDR in the batch script"
         ) from error
+
+
+def _address_of(node: str) -> str:
+    """The node's name where it resolves, else the address that Slurm knows it by: the two need not agree."""
+    try:
+        socket.getaddrinfo(node, None)
+        return node
+    except OSError:
+        pass
+    try:
+        shown = subprocess.run(["scontrol", "show", "node", node], capture_output=True, text=True, check=True).stdout
+        found = re.search(r"\bNodeAddr=(\S+)", shown)
+    except (OSError, subprocess.CalledProcessError):
+        found = None
+    return found.group(1) if found else node
 
 
 def _agree_by_mpi() -> tuple[str, int]:

@@ -18,6 +18,13 @@ class DataError(UserError):
     """A file of a corpus, a shard set or a checkpoint is missing, altered or cut short."""
 
 
+class MachineError(UserError):
+    """Something about the machines, not about the input: another try, perhaps on other nodes, may go better.
+
+    Shown like its parent; a batch job that ends by it is started again.
+    """
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean X?"`` for the closest of `known`, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1)

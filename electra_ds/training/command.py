@@ -17,7 +17,7 @@ from electra_ds.command_line import DEBUG_VARIABLE, print_error
 from electra_ds.data.format import read_manifest, tokenizer_fingerprint
 from electra_ds.data.remote_tokenizer import local_tokenizer
 from electra_ds.distributed import Place, find_place, leave
-from electra_ds.errors import DataError, UserError
+from electra_ds.errors import DataError, MachineError, UserError
 from electra_ds.files import TEMPORARY_SUFFIX, atomic_write, write_json
 from electra_ds.lives import FAILED, MEANING, OUTCOME_NAME, USER_ERROR, node_name, record_failure
 from electra_ds.recipe import RECIPE_NAME, Recipe, check_same_run, parse_recipe, read_recipe, recipe_yaml
@@ -37,6 +37,7 @@ def main(arguments: list[str], program: str) -> int:
     """
     if any(argument in ("-h", "--help") for argument in arguments):
         parse_recipe(arguments, program)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else stacks of C++ with every lost connection
     listen()  # from here on SIGUSR2 and SIGTERM are requests: the imports below take seconds
     place = None
     life: list[Life] = []
@@ -49,7 +50,8 @@ def main(arguments: list[str], program: str) -> int:
         if os.environ.get(DEBUG_VARIABLE):
             traceback.print_exc()
         spoke = _tell(error, place)
-        status = _end_life(life, place, USER_ERROR, error, "error" if spoke else "peer")
+        status = FAILED if isinstance(error, MachineError) else USER_ERROR
+        status = _end_life(life, place, status, error, "error" if spoke else "peer")
     except KeyboardInterrupt:
         if place is None or place.is_first:
             print_error(UserError("interrupted; the same command goes on from the newest checkpoint"))
@@ -138,7 +140,8 @@ def _end_life(life: list[Life], place: Place | None, status: int, error: Excepti
     """Leave a record of what a rank met, and free the run folder if it is ours; returns the status."""
     step = life[0].trainer.state.step if life and life[0].trainer else None
     if place is not None:
-        record_failure(place.rank, kind, f"{type(error).__name__}: {error}" if status == FAILED else str(error), step)
+        known = isinstance(error, UserError)
+        record_failure(place.rank, kind, str(error) if known else f"{type(error).__name__}: {error}", step)
     for one in life:
         one.watchdog.close()
         if kind == "error":

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from electra_ds.backend import import_deepspeed
 from electra_ds.distributed import Place
-from electra_ds.errors import DataError, UserError
+from electra_ds.errors import DataError, MachineError, UserError
 from electra_ds.lives import node_name
 
 Value = TypeVar("Value")
@@ -88,7 +88,7 @@ def start_process_group(place: Place, device: torch.device, seconds: float) -> N
         seconds: how long to wait for all ranks.
 
     Raises:
-        UserError: the address cannot be reached, or a rank is missing.
+        MachineError: the address cannot be reached, or a rank is missing.
     """
     place.export()
     deepspeed = import_deepspeed()
@@ -107,7 +107,7 @@ def start_process_group(place: Place, device: torch.device, seconds: float) -> N
         if not place.is_first:
             store.wait([EVERYBODY], timedelta(seconds=patience))
     except (RuntimeError, ValueError) as error:
-        raise UserError(
+        raise MachineError(
             f"rank {place.rank} of {place.world_size} on {node_name()} cannot meet the others at {address} within "
             f"{patience:g} s ({_first_line(error)}); check that the address is that of rank 0's node, that its port is "
             "free and no firewall closes it, and that rank 0 is still there"
@@ -120,7 +120,7 @@ def start_process_group(place: Place, device: torch.device, seconds: float) -> N
     try:
         torch.distributed.init_process_group(backend, store=store, rank=place.rank, world_size=place.world_size)
     except (RuntimeError, ValueError) as error:
-        raise UserError(
+        raise MachineError(
             f"rank {place.rank} of {place.world_size} on {node_name()}: the ranks met at {address}, but cannot connect "
             f"to each other ({_first_line(error)}); name the network interface that joins the nodes in "
             f"{'NCCL' if backend == 'nccl' else 'GLOO'}_SOCKET_IFNAME"
@@ -136,7 +136,7 @@ def _wait_for_all(store: Any, place: Place, seconds: float, address: str) -> Non
         missing = [rank for rank in ranks if not store.check([f"{ARRIVED}{rank}"])]
         nodes = sorted({store.get(f"{ARRIVED}{rank}").decode() for rank in ranks if rank not in missing})
         shown = ", ".join(map(str, missing[:20])) + (", ..." if len(missing) > 20 else "")
-        raise UserError(
+        raise MachineError(
             f"{len(missing)} of {place.world_size} ranks did not reach {address} within {seconds:g} s: rank {shown} "
             f"(rank 0 is on {node_name()}; here are ranks of {', '.join(nodes[:20])}); look into their logs, and see "
             "that every node can reach that address"

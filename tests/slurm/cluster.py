@@ -44,10 +44,13 @@ CONFIGURATION = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
+# Ports of jobs follow from their numbers, and several clusters may run on this host.
+FirstJobId={first_job}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 CryptoType=crypto/munge
+KillWait=10
 # A job that is requeued waits until its old credential has expired.
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 MpiDefault=none
@@ -182,7 +185,14 @@ def _write_configuration(folder: Path, nodes: int, cpus: int) -> None:
         for number in range(1, nodes + 1)
     ]
     (folder / "slurm.conf").write_text(
-        CONFIGURATION.format(folder=folder, host=host, ports=ports, user=getpass.getuser(), nodes="\n".join(lines))
+        CONFIGURATION.format(
+            folder=folder,
+            host=host,
+            ports=ports,
+            user=getpass.getuser(),
+            first_job=1000 + secrets.randbelow(50000),
+            nodes="\n".join(lines),
+        )
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -12,12 +13,12 @@ import pytest
 from electra_ds.lives import NO_PROGRESS, TOO_MANY_RESTARTS, USER_ERROR
 from tests.conftest import MODULES, TINY_MODEL, metrics
 from tests.slurm.cluster import SEARCH_PATH, Cluster, missing, slurm_cluster
-from tests.slurm.runs import BIN, events
 
 if lacking := missing():
     pytest.skip(f"no Slurm here (apt-get install slurm-wlm munge): {lacking} not found", allow_module_level=True)
 
 pytestmark = pytest.mark.ranks
+BIN = Path(sys.executable).parent
 FAIL_AT_ONCE = """
 import os, signal, sys
 if "pretrain" in sys.orig_argv and "SLURM_PROCID" in os.environ:
@@ -157,7 +158,7 @@ def test_signalled_the_job_goes_on_cancelled_it_does_not_come_back(cluster, tiny
     until(lambda: len(done.lives()) == 3)  # begin, end, begin
     assert done.lives()[1]["requeue"] is True
     assert done.lives()[2]["step"] == done.lives()[1]["step"] > 0
-    until(lambda: events(tmp_path / "run").count("resume") == 1)
+    until(lambda: "resume" in [line["event"] for line in metrics(tmp_path / "run", "event")])
     cluster.run("scancel", job)
     assert done.wait() == "CANCELLED"
     assert cluster.facts(job)["Restarts"] == "1"

@@ -183,13 +183,6 @@ def test_a_checkpoint_of_other_shards(tiny_shards, run, tmp_path, corpus):
     refused(resume(other, run), "trained on another shard set", "fingerprint")
 
 
-def test_another_number_of_ranks_says_how_it_was_saved_and_changes_nothing(tiny_shards, run):
-    before = (run / "recipe.yaml").read_bytes()
-    refused(resume(tiny_shards, run), "saved by 1 rank(s) at ZeRO stage 1", ranks=2)
-    refused(resume(tiny_shards, run, deepspeed="zero3"), "this is 1 rank(s) at stage 3")
-    assert (run / "recipe.yaml").read_bytes() == before
-
-
 def test_a_full_disk_while_saving_leaves_the_earlier_checkpoint_and_goes_on_later(tiny_shards, run):
     """RLIMIT_FSIZE makes the kernel refuse the write, as a full disk does."""
     arguments = resume(tiny_shards, run)
