@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import platform
 import re
@@ -10,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import electra_ds
+from electra_ds.source import source_hash
 
-_SOURCE = (".py", ".yaml", ".css", ".j2")
 _OPTIONAL = ("mpi4py", "s3fs", "wandb")
 _DRIVER = Path("/proc/driver/nvidia/version")
 
@@ -47,17 +46,6 @@ def driver_version() -> str:
     except OSError:
         return ""
     return found.group(1) if found else ""
-
-
-def source_hash(folder: Path | None = None) -> str:
-    """First 12 digits of the SHA-256 over the package's source files: tells two states of one release apart."""
-    folder = folder or Path(electra_ds.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in _SOURCE and path.is_file():
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def kernels() -> dict[str, str]:

@@ -63,10 +63,10 @@ def main(arguments: list[str], program: str) -> int:
 
 def _to_huggingface(config: ConvertConfig, source: Path, output: Path) -> str:
     from electra_ds.export.card import model_card
-    from electra_ds.zero_pieces import read_weights
     from electra_ds.export.huggingface import NETWORKS, write_folders
     from electra_ds.export.verify import TOLERANCE, greatest_differences
     from electra_ds.model.config import ModelConfig
+    from electra_ds.zero_pieces import read_weights
 
     _quiet()
     path, state, run = _choose(config, source)

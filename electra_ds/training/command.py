@@ -206,7 +206,12 @@ def _set_threads(recipe: Recipe, place: Place) -> None:
     threads = recipe.training.threads
     if threads is None and "OMP_NUM_THREADS" in os.environ:
         return
-    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // place.local_world_size))
+    cores = len(os.sched_getaffinity(0))
+    if place.launcher == "srun" and (of_task := os.environ.get("SLURM_CPUS_PER_TASK", "")).isdigit():
+        own = min(cores, int(of_task))  # a task may see its own cores alone, or those of the whole job
+    else:
+        own = cores // place.local_world_size
+    torch.set_num_threads(threads or max(1, own))
 
 
 def prepare_folder(recipe: Recipe) -> None:

@@ -10,7 +10,7 @@ from electra_ds.distributed import Place
 from electra_ds.doctor.disks import file_system, measure
 from electra_ds.doctor.facts import Facts, collect_facts
 from electra_ds.doctor.nodes import expected_nodes
-from electra_ds.doctor.software import source_hash
+from electra_ds.source import source_hash
 
 
 def test_facts_survive_the_wire():
