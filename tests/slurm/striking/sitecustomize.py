@@ -1,8 +1,8 @@
 """Strikes a rank at a chosen place of a run; Python imports a module of this name by itself at its start.
 
-$STRIKE is a JSON object: ``pause`` (seconds before each step of the job's first life, on every rank), and, for one rank
-in that life, ``rank``, ``where`` (backward, write, publish, latest), ``step`` and ``signal``. What is struck is the real
-code at that place; nothing else of it is changed.
+$STRIKE is a JSON object: ``pause`` (seconds before each step of the job's first life, on every rank), and, for one
+rank in that life, ``rank``, ``where`` (backward, write, publish, latest), ``step`` and ``signal``. What is struck is
+the real code at that place; nothing else of it is changed.
 """
 
 import importlib.abc
