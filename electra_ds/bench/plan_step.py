@@ -44,9 +44,11 @@ class RealStep:
         prepared = prepare(rows, recipe.objective, self.special, recipe.training.seed)
         rate = learning_rate(recipe.schedule, recipe.optimizer.learning_rate, step, recipe.training.steps)
         engines.set_hyperparameters(self.engine, recipe.optimizer, rate, step)
-        counts = prepared.counts.clone()
+        # With the counts the loop exchanges five flags.
+        counts = torch.cat([prepared.counts, torch.zeros(5, dtype=torch.float64)])
         if place.world_size > 1:
             torch.distributed.all_reduce(counts)
+        counts = counts[:3]
         for number, batch in enumerate(micro_batches(prepared, plan.micro_batch, counts, place.world_size, device)):
             self.engine.set_gradient_accumulation_boundary(number == plan.accumulation - 1)
             output = self.engine(batch)
