@@ -10,10 +10,10 @@ _PARTS = {
     "gradients": "gradients",
     "optimizer": "optimizer (masters, moments)",
     "buckets": "communication buckets",
-    "activations": "activations and intermediate results",
+    "activations": "activations",
 }
 _SAVED = {
-    "generator": "  of them saved by the generator",
+    "generator": "  saved by the generator",
     "generator_head": "  by its vocabulary head, and sampling",
     "discriminator": "  by the discriminator",
     "discriminator_head": "  by its head",
@@ -42,6 +42,7 @@ def _memory(plan: dict[str, Any], part: dict[str, Any]) -> str:
     stages = part["stages"]
     rows = [[label, *(_gb(stage["parts"][name]) for stage in stages.values())] for name, label in _PARTS.items()]
     rows += [[label, *(_gb(stage["saved"][name]) for stage in stages.values())] for name, label in _SAVED.items()]
+    rows.append(["  intermediate results then, and the batch", *(_other(stage) for stage in stages.values())])
     rows.append(["peak", *(_gb(stage["total"]) for stage in stages.values())])
     rows.append(["  reached in", *(stage["moment"] for stage in stages.values())])
     rows.append(["fits", *("yes" if stage["fits"] else "NO" for stage in stages.values())])
@@ -110,6 +111,11 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         rest = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
         lines.append("  " + "  ".join((first, *rest)).rstrip())
     return "\n".join(lines)
+
+
+def _other(stage: dict[str, Any]) -> str:
+    """Activations that are not saved for the backward pass; later than the forward pass what is saved dwindles."""
+    return _gb(stage["parts"]["activations"] - sum(stage["saved"].values())) if stage["moment"] == "forward" else ""
 
 
 def _gb(size: float) -> str:
