@@ -7,6 +7,7 @@ of its own.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -105,7 +106,9 @@ def start_process_group(place: Place, device: torch.device, seconds: float) -> N
         )
         store.set(f"{ARRIVED}{place.rank}", node_name())
         if not place.is_first:
-            store.wait([EVERYBODY], timedelta(seconds=patience))
+            _wait_for_word(store, patience)
+    except ConnectionError:
+        raise
     except (RuntimeError, ValueError) as error:
         raise MachineError(
             f"rank {place.rank} of {place.world_size} on {node_name()} cannot meet the others at {address} within "
@@ -126,6 +129,22 @@ def start_process_group(place: Place, device: torch.device, seconds: float) -> N
             f"{'NCCL' if backend == 'nccl' else 'GLOO'}_SOCKET_IFNAME"
         ) from error
     deepspeed.init_distributed(dist_backend=backend, verbose=False, auto_mpi_discovery=False)
+
+
+def _wait_for_word(store: Any, patience: float) -> None:
+    """Wait until rank 0 has seen everybody.
+
+    Raises:
+        ConnectionError: rank 0 has left; it said why.
+        RuntimeError: nothing was heard of it.
+    """
+    begun = time.monotonic()
+    try:
+        store.wait([EVERYBODY], timedelta(seconds=patience))
+    except RuntimeError as error:
+        if time.monotonic() - begun < patience - 1:
+            raise ConnectionError("connection closed by rank 0 before all ranks were there") from error
+        raise
 
 
 def _wait_for_all(store: Any, place: Place, seconds: float, address: str) -> None:
