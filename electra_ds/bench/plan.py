@@ -10,6 +10,7 @@ from typing import Any
 
 from electra_ds.bench import plan_report
 from electra_ds.bench.machine import describe
+from electra_ds.bench.plan_collectives import network
 from electra_ds.bench.plan_launch import Job, launch, planned
 from electra_ds.bench.report import Report, command_line
 from electra_ds.bench.text import write_text_set
@@ -110,9 +111,10 @@ def compare(job: Job, shards: str, folder: Path) -> dict[str, Any]:
         "job": {name: value for name, value in vars(job).items() if name != "options"},
         "options": list(job.options),
         "parameters": most["parameters"],
-        "measured": {key: value for key, value in most.items() if key not in ("collectives", "parameters")},
+        "measured": {key: value for key, value in most.items() if key not in ("collectives", "parameters", "network")},
         "peaks": [rank["peak"] for rank in ranks],
         "loopback": max(rank["loopback"] for rank in ranks),
+        "own_network": most["network"] != network(),
         "collectives": kinds,
         "calls": len(ranks[0]["collectives"]),
         "planned": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import os
 import socket
 import struct
 from pathlib import Path
@@ -63,6 +64,11 @@ def loopback_bytes() -> int:
         if name.strip() == "lo":
             return int(numbers.split()[8])
     return 0
+
+
+def network() -> str:
+    """Name of the network namespace of this process."""
+    return os.readlink("/proc/self/ns/net")
 
 
 def own_network() -> None:

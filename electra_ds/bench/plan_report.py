@@ -16,15 +16,19 @@ vocabulary; text made up."""
 _MEMORY = """\
 *Held* is what all live tensors of a rank occupy: every storage that an operation returned, from before the model was
 built until its last holder lets go, of the rank that held most. *Between steps* is that before the step, *peak* the
-highest moment within it. *Plan / real* compares peaks. *Moment* is where the plan has its peak."""
+highest moment within it. *Plan / real* compares peaks. *Moment* is where the plan has its peak. *Pages / plan* is an
+independent check: how far the resident set rose in the step over how far the plan has it rise. The plan follows the
+same operations with the same ledger, on tensors without memory, so *plan / real* shows that it leaves nothing out,
+and *pages* that the ledger does not. No GPU was at hand: none of this was held against one."""
 
 _METHODS = """\
 Three ways to count the same step. *Tensors* is what the tables use. *Pages* is how far the resident set rose over its
 size before the step (`VmHWM`, set back by `clear_refs`; allocations from 64 KiB on are pages of their own, so that
-freed memory leaves at once): it sees what kernels and gloo take for themselves, and does not see what was allocated and
-never written, such as a reduction bucket before it is filled. *Profiler* is the running sum of torch's own allocation
-events (`profile_memory`): it agrees with the tensors on one rank, and loses what gloo's threads free, as it listens in
-the thread it was started in; so it counts too much on several ranks, and was not chosen."""
+freed memory leaves at once): it sees what kernels and gloo take for themselves, and does not see what was allocated
+and never written, such as the reduction bucket of stages 1 and 2 while it is being filled, which an allocator on a
+GPU does count. *Profiler* is the running sum of torch's own allocation events (`profile_memory`): it agrees with the
+tensors on one rank, and loses what gloo's threads free, as it listens in the thread it was started in; so it counts
+too much on several ranks, and was not chosen."""
 
 _TRAFFIC = """\
 *Collectives* is what a rank gave to each, counted where torch hands it to gloo (bytes of the whole tensor). *Sent* is
@@ -32,6 +36,10 @@ what all ranks together put on the loopback interface in a network of their own,
 *Ring* is what the plan says they send: 2 (N - 1) / N of the whole for an all-reduce, (N - 1) / N for an all-gather or a
 reduce-scatter. gloo makes a reduce-scatter out of an all-reduce, so at stage 3 it sends more than NCCL would; *gloo* is
 the ring with that."""
+
+_SHARED = """
+
+Here the ranks could not be given a network of their own, so *sent* has in it what other processes sent meanwhile."""
 
 _FINDINGS = """\
 - Stage 1 and stage 2 **all-reduce** the gradients, although each rank needs a part of them only, and all-gather the
@@ -64,7 +72,7 @@ def memory(results: list[dict[str, Any]]) -> Section:
         "planned",
         "peak, MB",
     ]
-    section = Section("Memory of a rank", _MEMORY + said, [*header, "planned", "plan / real", "moment"])
+    section = Section("Memory of a rank", _MEMORY + said, [*header, "planned", "plan / real", "moment", "pages / plan"])
     for found in results:
         job, real, plan = found["job"], found["measured"], found["planned"]
         section.rows.append(
@@ -80,6 +88,7 @@ def memory(results: list[dict[str, Any]]) -> Section:
                 _mb(plan["peak"]),
                 f"{plan['peak'] / real['peak']:.3f}",
                 plan["moment"],
+                f"{(real['resident_peak'] - real['resident_between']) / (plan['peak'] - plan['between']):.3f}",
             ]
         )
     return section
@@ -122,6 +131,8 @@ def traffic(results: list[dict[str, Any]]) -> Section:
         _TRAFFIC,
         [*header, "collectives, plan / real", "sent, MB", "ring, MB", "gloo, MB", "gloo / sent"],
     )
+    if not all(found["own_network"] for found in results):
+        section.text += _SHARED
     for found in results:
         job, plan = found["job"], found["planned"]
         if job["ranks"] == 1:

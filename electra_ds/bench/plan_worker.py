@@ -20,7 +20,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from electra_ds.backend import import_deepspeed
-from electra_ds.bench.plan_collectives import Collectives, loopback_bytes
+from electra_ds.bench.plan_collectives import Collectives, loopback_bytes, network
 from electra_ds.bench.plan_step import RealStep
 from electra_ds.distributed import Place, find_place, leave
 from electra_ds.plan.ledger import Ledger
@@ -75,6 +75,7 @@ def run(recipe: Recipe, place: Place, profiled: bool = False) -> dict[str, Any]:
         "resident_between": pages,
         "resident_peak": highest,
         "parameters": step.parameters,
+        "network": network(),
         **traffic(step),
     }
 
