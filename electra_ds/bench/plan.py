@@ -84,15 +84,14 @@ def run(config: PlanBenchConfig, folder: Path, command: str) -> Report:
         folder: for the text and what ranks write; may be deleted afterwards.
         command: how the reader repeats it.
     """
+    machine = describe(PACKAGES)
     shards = str(write_text_set(folder / "shards", 60_000, block_tokens=8192))
     results = []
     for number, job in enumerate(jobs_of(config)):
         if sys.stderr.isatty():
             print(job, file=sys.stderr, flush=True)
         results.append(compare(job, shards, folder / str(number)))
-    report = Report(
-        "plan", "The plan, held against real steps", plan_report.LEAD, command, describe(PACKAGES), plain(config)
-    )
+    report = Report("plan", "The plan, held against real steps", plan_report.LEAD, command, machine, plain(config))
     report.results["jobs"] = results
     report.sections = plan_report.sections(results)
     report.figures["plan-memory.svg"] = plan_report.figure(results)
