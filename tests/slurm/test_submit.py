@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from electra_ds.lives import NO_PROGRESS, TOO_MANY_RESTARTS, USER_ERROR
+from electra_ds.lives import NO_PROGRESS, USER_ERROR
 from tests.conftest import MODULES, TINY_MODEL, metrics
 from tests.slurm.cluster import SEARCH_PATH, Cluster, missing, slurm_cluster
 
@@ -144,11 +144,11 @@ def test_a_mistake_that_only_a_rank_finds_is_told_once_and_not_repeated(cluster,
 
 def test_signalled_the_job_goes_on_cancelled_it_does_not_come_back(cluster, tiny_shards, tmp_path):
     words = (f"--data.path={tiny_shards}", "--nodes=2", "--preflight=false", "--training.steps=100000")
-    done = Submission(cluster, tmp_path / "run", *words, "--max_restarts=1")
+    done = Submission(cluster, tmp_path / "run", *words)
     job = done.jobs["pretrain"]
 
     def until(condition) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 90
         while not condition():
             assert time.monotonic() < end, done.log()
             time.sleep(0.1)
@@ -162,8 +162,6 @@ def test_signalled_the_job_goes_on_cancelled_it_does_not_come_back(cluster, tiny
     cluster.run("scancel", job)
     assert done.wait() == "CANCELLED"
     assert cluster.facts(job)["Restarts"] == "1"
-    until(lambda: len(done.lives()) == 4)
-    assert done.lives()[3]["status"] in (75, TOO_MANY_RESTARTS)
 
 
 def test_a_spare_node_replaces_a_bad_one(cluster, tiny_shards, tmp_path):
