@@ -72,7 +72,8 @@ def write_run(folder, steps=200, stopped=90):
         if step % 50 == 0:
             lines.append({"kind": "validation", "step": step, **metrics_of(step), "elapsed_seconds": 0.5 * step})
         if step == stopped:
-            lines += [{"kind": "event", "step": step, "event": event} for event in ("save", "stop")]
+            cost = {"stall_seconds": 0.25, "seconds": 3.5, "bytes": 23_000_000}
+            lines += [{"kind": "event", "step": step, "event": event, **cost} for event in ("save", "stop")]
             lines.append({"kind": "event", "step": step, "event": "resume", "world_size": 2, **life})
     lines.append({"kind": "event", "step": steps, "event": "end"})
     text = "".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "train", "step": 2'
@@ -134,6 +135,7 @@ def test_headline_facts_come_from_the_run(run):
         "updates 200 of 200 planned", "tokens seen 410 k 0.67 epochs", "training time 1 min 40 s median 15 k tokens/s",
         f"AUC, replaced tokens {metrics_of(200)['discriminator_auc']:.3f} held-out text", "parameters 1.65 M",
         "ranks 1 → 2 cpu", "ZeRO stage 1 bf16", "times resumed 1 1 checkpoint saved",
+        "training stood still for a checkpoint 0.25 s median; 3.5 s until it was published, 23 MB each",
     ):  # fmt: skip
         assert fact in text
 

@@ -99,6 +99,11 @@ def _machine_facts(inputs: Inputs) -> list[Fact]:
         resumed = sum(event.get("event") == "resume" for event in begun)
         saves = sum(event.get("event") == "save" for event in inputs.events)
         made.append(Fact("times resumed", str(resumed), f"{saves} checkpoint{'' if saves == 1 else 's'} saved"))
+    if saved := [event for event in inputs.events if number(event.get("stall_seconds")) is not None]:
+        stall = statistics.median(event["stall_seconds"] for event in saved)
+        size, written = last(saved, "bytes"), statistics.median(number(event.get("seconds")) or 0.0 for event in saved)
+        note = f"median; {written:.2g} s until it was published" + (f", {short(size)}B each" if size else "")
+        made.append(Fact("training stood still for a checkpoint", f"{stall:.2g} s", note))
     if mfu := last(inputs.train, "mfu"):
         made.append(Fact("MFU", f"{100 * mfu:.1f} %", "useful FLOPs of the device's peak"))
     return made

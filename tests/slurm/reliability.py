@@ -226,8 +226,8 @@ def main() -> None:
     """Make a shard set, start a cluster, kill, and write what came of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=120)
-    parser.add_argument("--per_run", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=90)
+    parser.add_argument("--per_run", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/reliability.json")
     given = parser.parse_args()
