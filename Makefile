@@ -5,11 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint format docs clean
+.PHONY: setup demo test lint format reliability docs clean
 .DEFAULT_GOAL := help
 
 help:  ## This list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 setup: $(STAMP)  ## Make .venv with everything, at the tested versions
 
@@ -36,6 +36,9 @@ lint: setup  ## Style and types
 format: setup  ## Put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reliability: setup  ## 120 kills on a Slurm cluster of its own, rows counted (benchmarks/reliability.json; about 25 minutes)
+	$(BIN)/python -m tests.slurm.reliability
 
 docs: setup  ## docs/commands.md: every field of every command, from the code
 	$(BIN)/python docs/make_commands.py
