@@ -8,6 +8,7 @@ from electra_ds.errors import UserError, did_you_mean
 
 BENCHMARKS = {
     "loader": ("electra_ds.bench.loader", "rows a second from shards, on one core, beside other loaders"),
+    "checkpoint": ("electra_ds.bench.checkpoint", "what saving costs, in the background and not, and going on from it"),
     "plan": ("electra_ds.bench.plan", "memory and traffic of real steps beside what the plan says, by ZeRO stage"),
     "prep": ("electra_ds.bench.prep", "corpora to shards: documents and megabytes a second, by workers"),
 }

@@ -91,7 +91,9 @@ class Trainer:
             beat=lambda doing: watchdog.beat(doing, self.state.step),
         )
         self.saved_step = 0
+        begun = time.perf_counter()
         self.state = self._resume()
+        self.resume_seconds = time.perf_counter() - begun
         self.requests = RequestFiles(self.folder, self.place.is_first)
         self.waited_seconds = 0.0
         self.meter = Meter(
@@ -350,6 +352,7 @@ class Trainer:
             "precision": self.recipe.training.precision,
             "device": str(self.device.type),
             "parameters": self.parameters,
+            "seconds": self.resume_seconds,
             "versions": versions(),
         }
 

@@ -10,10 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.data_prep.conftest import contents, options, prep
-from tests.slurm.cluster import SEARCH_PATH, Cluster, missing, slurm_cluster
-
-if lacking := missing():
-    pytest.skip(f"no Slurm here (apt-get install slurm-wlm munge): {lacking} not found", allow_module_level=True)
+from tests.slurm.cluster import SEARCH_PATH, Cluster, slurm_cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

@@ -12,10 +12,7 @@ import pytest
 
 from electra_ds.lives import NO_PROGRESS, USER_ERROR
 from tests.conftest import MODULES, TINY_MODEL, metrics
-from tests.slurm.cluster import SEARCH_PATH, Cluster, missing, slurm_cluster
-
-if lacking := missing():
-    pytest.skip(f"no Slurm here (apt-get install slurm-wlm munge): {lacking} not found", allow_module_level=True)
+from tests.slurm.cluster import SEARCH_PATH, Cluster, slurm_cluster
 
 pytestmark = pytest.mark.ranks
 BIN = Path(sys.executable).parent

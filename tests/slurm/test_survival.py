@@ -12,11 +12,8 @@ import pytest
 from electra_ds import lives
 from electra_ds.checkpoint import list_checkpoints
 from tests.conftest import metrics
-from tests.slurm.cluster import missing, slurm_cluster
+from tests.slurm.cluster import slurm_cluster
 from tests.slurm.runs import Submitted, assert_same_run, events, run_undisturbed
-
-if lacking := missing():
-    pytest.skip(f"no Slurm here (apt-get install slurm-wlm munge): {lacking} not found", allow_module_level=True)
 
 pytestmark = pytest.mark.ranks
 TWO = ("--nodes=2",)
