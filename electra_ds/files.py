@@ -81,18 +81,35 @@ def explain_full_disk(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if is_full_disk(error):
             raise UserError(full_disk_message(path, error)) from error
         raise
 
 
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an error says that there is no room: disk, quota, file size limit, or torch's word for them."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return isinstance(error, RuntimeError) and ("iostream error" in str(error) or "PytorchStreamWriter" in str(error))
+
+
 def full_disk_message(path: str | os.PathLike[str], error: BaseException) -> str:
     """Say which path could not be written and how much space its file system has left."""
-    folder = Path(path)
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
     return (
-        f"cannot write {path}: {error} ({free / 1e6:,.1f} MB free on that file system); "
-        "nothing that was finished before is affected. Free some space and run the same command again"
+        f"cannot write {path}: {error} ({free_space(path)}); nothing that was finished before is affected. Free some "
+        "space and run the same command again"
     )
+
+
+def free_space(path: str | os.PathLike[str]) -> str:
+    """Room that is left where a path lies, in words; raises nothing, whatever the file system does."""
+    folder = os.path.abspath(path)
+    while True:
+        try:
+            return f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB free on that file system"
+        except FileNotFoundError:
+            if folder == os.path.dirname(folder):
+                return "no such file system"
+            folder = os.path.dirname(folder)
+        except OSError as error:
+            return f"its free space cannot be told: {error}"

@@ -66,6 +66,7 @@ class ZeroPieces:
         self.counters = {key: int(model_file[key]) for key in ("global_steps", "global_samples", "skipped_steps")}
         self.shapes: dict[str, torch.Size] = {}
         self._whole: dict[str, dict[Kind, Tensor]] = {}
+        self._stage_0_scale: float | None = None
         self._extents: dict[str, list[_Extent]] = {}
         if self._stage == 0:
             self.updates = self._open_stage_0(model_file)
@@ -106,9 +107,12 @@ class ZeroPieces:
             raise DataError(f"checkpoint {self._path}: its pieces hold {filled} of {end - begin} numbers of {name}")
         return out
 
-    def loss_scale(self) -> Any:
-        """The loss scaler that stages 1 to 3 keep in their optimizer files, None at stage 0."""
-        return None if self._stage == 0 else self._optimizer(0)["loss_scaler"]
+    @property
+    def loss_scale(self) -> float | None:
+        """Scale of the loss that an fp16 run had come to; 1 or None in other precisions."""
+        if self._stage == 0:
+            return self._stage_0_scale
+        return float(self._optimizer(0)["loss_scaler"].cur_scale)
 
     def _open_stage_0(self, model_file: dict[str, Any]) -> float:
         module: dict[str, Tensor] = {}
@@ -120,6 +124,7 @@ class ZeroPieces:
         # The optimizer's order: all that decays, then the rest, each in the module's order.
         names = [name for wanted in (True, False) for name in module if decays(name) == wanted]
         optimizer = model_file["optimizer"]
+        self._stage_0_scale = float(optimizer["cur_scale"]) if "cur_scale" in optimizer else None
         masters = [tensor for group in optimizer.get("fp32_groups", []) for tensor in group]
         adam = optimizer.get("optimizer_state_dict", optimizer)["state"]
         if masters and [tuple(t.shape) for t in masters] != [tuple(module[name].shape) for name in names]:

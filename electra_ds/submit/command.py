@@ -33,8 +33,10 @@ from electra_ds.submit.stages import (
     finetune_words,
     job_log,
     output_of,
+    recipe_path,
     render_stage,
     script_path,
+    stored_recipe,
 )
 from electra_ds.training.command import prepare_folder
 
@@ -110,19 +112,15 @@ def _check(request: Request, program: str) -> None:
 
 def _write(request: Request, digest: str, scripts: dict[str, str]) -> None:
     """Put recipe, code and scripts into the run folder."""
-    run, recipe = request.run, request.recipe
-    prepare_folder(recipe)
+    run, stored = request.run, stored_recipe(request)
+    prepare_folder(stored)
     for name in (SCRIPTS, LOGS):
         (run / name).mkdir(exist_ok=True)
     take_snapshot(run, digest)
-    own = Path(recipe.deepspeed)
-    if own.is_absolute():
-        copy = run / SCRIPTS / "deepspeed.json"
-        if own != copy:
-            shutil.copyfile(own, copy)
-        recipe = replace(recipe, deepspeed=str(copy))
-    with atomic_write(run / SCRIPTS / RECIPE_NAME, "w") as file:
-        file.write(recipe_yaml(recipe))
+    if stored.deepspeed != request.recipe.deepspeed and not Path(stored.deepspeed).exists():
+        shutil.copyfile(request.recipe.deepspeed, stored.deepspeed)
+    with atomic_write(recipe_path(request), "w") as file:
+        file.write(recipe_yaml(stored))
     for stage, script in scripts.items():
         with atomic_write(script_path(run, stage), "w") as file:
             file.write(script)

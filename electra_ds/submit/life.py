@@ -86,6 +86,7 @@ def begin(arguments: Sequence[str], max_restarts: int) -> int:
         return refused.status
     folder = life_path(run, job, restart)
     shutil.rmtree(folder / FAILURES, ignore_errors=True)  # of a job of the same number, from another time
+    (folder / OUTCOME_NAME).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DATA_PATH_NAME).write_text(recipe.data.path + "\n", "utf-8")
     allocated = os.environ.get("SLURM_JOB_NODELIST", "")
@@ -118,7 +119,7 @@ def end(life: Path, status: int, max_restarts: int) -> int:
     run = life.parent.parent
     job, _, restart = life.name.rpartition(".")
     ends = read_task_ends(tail(life / SRUN_LOG, 1_000_000))
-    settled = settle(status, (task.status for task in ends), _outcome(run, life))
+    settled = settle(status, (task.status for task in ends), _outcome(life))
     step = newest_step(run)
     decision = after(beginnings(run, job, before=int(restart) + 1), settled, step, max_restarts)
     _say(f"life {life.name} of {run}: {meaning(settled)} (status {settled}); newest checkpoint: step {step:,}")
@@ -163,13 +164,10 @@ def beginnings(run: Path, job: str, before: int) -> list[Beginning]:
     return [Beginning(restart, step) for restart, step in sorted(found.items())]
 
 
-def _outcome(run: Path, life: Path) -> int | None:
-    """Status that the run itself recorded in this life; an older record is another life's."""
-    path = run / OUTCOME_NAME
+def _outcome(life: Path) -> int | None:
+    """Status that the ranks themselves recorded for this life."""
     try:
-        if path.stat().st_mtime < (life / DATA_PATH_NAME).stat().st_mtime:
-            return None
-        return int(json.loads(path.read_text("utf-8"))["status"])
+        return int(json.loads((life / OUTCOME_NAME).read_text("utf-8"))["status"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -142,13 +142,13 @@ def _container(cluster: ClusterConfig, folder: Path, mounts: Sequence[str], gpus
         ], []
     if container.kind == "pyxis":
         pairs = ",".join(mount if ":" in mount else f"{mount}:{mount}" for mount in every)
-        return [], [
+        return ["env"], [
             f"--container-image={container.image}",
             f"--container-mounts={pairs}",
             f"--container-workdir={folder}",
             *container.options,
         ]
-    return [], []
+    return ["env"], []  # a command that runs commands: old shells take an empty array for an unset one
 
 
 def _as_typed(line: str, words: Sequence[str]) -> list[str]:

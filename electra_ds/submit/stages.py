@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from electra_ds import resources
-from electra_ds.recipe import Recipe
+from electra_ds.recipe import Recipe, recipe_yaml
 from electra_ds.submit.cluster import ClusterConfig
 from electra_ds.submit.config import SubmitConfig
 from electra_ds.submit.options import Words
@@ -43,6 +44,21 @@ class Request:
     def run(self) -> Path:
         """The run folder."""
         return Path(self.recipe.output)
+
+
+def stored_recipe(request: Request) -> Recipe:
+    """The recipe as its jobs read it: a DeepSpeed file of the user's is a copy in the run folder, under its hash."""
+    own = Path(request.recipe.deepspeed)
+    if not own.is_absolute():
+        return request.recipe
+    digest = hashlib.sha256(own.read_bytes()).hexdigest()[:12]
+    return replace(request.recipe, deepspeed=str(request.run / SCRIPTS / f"deepspeed-{digest}.json"))
+
+
+def recipe_path(request: Request) -> Path:
+    """Where that recipe lies, under its hash: a later submit does not change what a waiting job will read."""
+    digest = hashlib.sha256(recipe_yaml(stored_recipe(request)).encode()).hexdigest()[:12]
+    return request.run / SCRIPTS / f"recipe-{digest}.yaml"
 
 
 def script_path(run: Path, stage: str) -> Path:
@@ -125,7 +141,7 @@ def _arguments(request: Request, stage: str) -> list[str]:
     if stage == "preflight":
         return [f"--data.path={request.recipe.data.path}", f"--output={run}"]
     if stage == "pretrain":
-        return ["--config", str(run / SCRIPTS / "recipe.yaml")]
+        return ["--config", str(recipe_path(request))]
     if stage == "convert":
         return [str(run), *convert_words(request)]
     return finetune_words(request)

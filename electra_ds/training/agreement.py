@@ -28,7 +28,7 @@ def check_ranks_agree(recipe: Recipe, peers: Peers) -> None:
         **{f"version of {name}": version for name, version in versions().items()},
         "recipe": hashlib.sha256(recipe_yaml(recipe).encode()).hexdigest()[:12],
     }
-    if peers.place.local_rank == 0:  # one reader a node
+    if peers.first_of_node:
         mine["source code"] = source_hash()
     gathered: list[tuple[str, dict[str, str]]] = peers.gather((node_name(), mine))
     _, first = gathered[0]
@@ -56,7 +56,7 @@ def check_shared_folder(folder: Path, key: str, peers: Peers) -> None:
         UserError: names the nodes that do not see it.
     """
     problem = None
-    if peers.place.local_rank == 0 and not _sees(folder / LOCK_NAME, key):
+    if peers.first_of_node and not _sees(folder / LOCK_NAME, key):
         problem = f"does not see what rank 0 writes into --output {folder}"
     raise_what_nodes_met(problem, peers, "; choose a folder on a file system that all nodes share", UserError)
 

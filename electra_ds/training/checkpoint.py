@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from electra_ds.checkpoint import (
     FORMAT_VERSION,
     LATEST_NAME,
@@ -24,14 +26,17 @@ from electra_ds.checkpoint import (
     list_checkpoints,
     step_of,
 )
-from electra_ds.errors import UserError
-from electra_ds.files import TEMPORARY_SUFFIX, atomic_write, fsync_folder, full_disk_message, write_json
+from electra_ds.errors import MachineError, UserError
+from electra_ds.files import TEMPORARY_SUFFIX, atomic_write, fsync_folder, full_disk_message, is_full_disk, write_json
+from electra_ds.lives import node_name
 from electra_ds.training.config import CheckpointConfig
 from electra_ds.training.peers import Peers
 from electra_ds.training.reshard import load_resharded
 from electra_ds.training.writer import BackgroundWriter
 
 WRITING, WRITTEN, NOT_WRITTEN = "writing", "written", "not written"
+_PATIENCE = 2.0
+"""Seconds between two looks at how far the ranks' files are."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class Saver:
         """
         self._engine, self._folder, self._config, self._peers = engine, folder, config, peers
         self._life, self._check_lock, self._beat = life, check_lock, beat
-        self._writer = BackgroundWriter(config.in_background)
+        self._writer = BackgroundWriter(copies=config.in_background)
         engine.checkpoint_engine = self._writer
         self._underway: _Underway | None = None
         self._pruning: threading.Thread | None = None
@@ -100,68 +105,81 @@ class Saver:
             return WRITING
         return WRITTEN if self._writer.error is None else NOT_WRITTEN
 
-    def begin(self, state: RunState) -> Saved | None:
-        """Copy a checkpoint and begin to write it; one still underway is finished first, and returned.
+    def begin(self, state: RunState) -> list[Saved]:
+        """Copy a checkpoint and begin to write it; one still underway is finished first.
+
+        Returns:
+            What was published meanwhile: the one before, and this one too unless it is written in the background.
 
         Raises:
-            UserError: the one before could not be written.
+            UserError: one could not be written.
         """
-        before = self.finish() if self._underway else None
+        published = self.finish()
         begun = time.perf_counter()
         name = checkpoint_name(state.step)
         partial = self._folder / f"{name}.{self._life}{TEMPORARY_SUFFIX}"
         self._engine.save_checkpoint(str(self._folder), tag=partial.name, client_state={}, save_latest=False)
         self._writer.start()
         self._underway = _Underway(state, partial, begun, time.perf_counter() - begun)
-        return before
+        return published if self._config.in_background else published + self.finish()
 
-    def finish(self) -> Saved | None:
-        """Wait for all ranks' files, then publish; None if nothing is underway.
+    def finish(self) -> list[Saved]:
+        """Wait for all ranks' files, then publish; empty if nothing is underway.
 
         Raises:
-            UserError: some rank could not write, or the folder is no longer ours; the unfinished folder is removed,
-                earlier checkpoints are untouched.
+            UserError: some rank found no room, or the folder is no longer ours.
+            MachineError: some rank could not write for another reason, which may pass. In each case the unfinished
+                folder is removed, and earlier checkpoints are untouched.
         """
         if self._underway is None:
-            return None
+            return []
         waited = time.perf_counter()
         underway, self._underway = self._underway, None
-        self._wait_for_writer()
-        reports = self._peers.gather((self._writer.files, self._writer.error))
-        errors = [error for _, error in reports if error]
-        files = {name: entry for written, _ in reports for name, entry in written.items()}
+        self._wait_for_writers()
+        writer, first = self._writer, self._peers.place.is_first
+        if writer.error is None and writer.files.keys() != writer.expected:
+            missing = ", ".join(sorted(writer.expected - writer.files.keys()))
+            writer.error, writer.may_pass = f"node {node_name()} did not write {missing}", True
+        reports = self._peers.gather((writer.files, writer.error, writer.may_pass))
+        errors = [(error, may_pass) for _, error, may_pass in reports if error]
+        files = {name: entry for written, _, _ in reports for name, entry in written.items()}
         final = self._folder / checkpoint_name(underway.state.step)
-        if not errors and self._peers.place.is_first:
+        if not errors and first:
             errors = self._publish(underway, final, files)
         outcome = self._peers.gather(errors[0] if errors else None)
-        error = next((one for one in outcome if one), None)
-        if error:
-            if self._peers.place.is_first:
+        failed = next((one for one in outcome if one), None)
+        if failed:
+            if first:
                 shutil.rmtree(underway.partial, ignore_errors=True)
-            raise UserError(f"checkpoint not saved: {error}")
-        if self._peers.place.is_first:
+            raise (MachineError if failed[1] else UserError)(f"checkpoint not saved: {failed[0]}")
+        if first:
             self._prune(final)
         now = time.perf_counter()
         stall = underway.stall + (now - waited)
         size = sum(int(entry["bytes"]) for entry in files.values())
-        return Saved(final.name, underway.state.step, stall, now - underway.begun, size)
+        return [Saved(final.name, underway.state.step, stall, now - underway.begun, size)]
 
     def close(self) -> None:
         """Wait until what is no longer kept is removed."""
         if self._pruning is not None:
             self._pruning.join()
 
-    def _wait_for_writer(self) -> None:
-        """Wait for this rank's files; the watchdog hears of it as long as bytes arrive."""
-        written = -1
-        while self._writer.busy:
-            if self._writer.bytes_written != written:
-                written = self._writer.bytes_written
+    def _wait_for_writers(self) -> None:
+        """Wait for the files of all ranks; every rank's watchdog hears of it as long as bytes arrive anywhere."""
+        before = -1.0
+        while True:
+            self._writer.join(_PATIENCE)
+            busy, written = self._peers.sum(
+                torch.tensor([self._writer.busy, self._writer.bytes_written]).double()
+            ).tolist()
+            if not busy:
+                return
+            if written != before:
+                before = written
                 self._beat("waiting for a checkpoint to be written")
-            self._writer.join(1.0)
 
-    def _publish(self, underway: _Underway, final: Path, files: dict[str, dict[str, Any]]) -> list[str]:
-        """Make a checkpoint that is written whole the newest one; returns what went wrong."""
+    def _publish(self, underway: _Underway, final: Path, files: dict[str, dict[str, Any]]) -> list[tuple[str, bool]]:
+        """Make a checkpoint that is written whole the newest one; returns what went wrong, and whether it may pass."""
         partial, state = underway.partial, underway.state
         try:
             self._check_lock()
@@ -174,7 +192,11 @@ class Saver:
             with atomic_write(final.parent / LATEST_NAME, "w") as file:
                 file.write(final.name + "\n")
         except (OSError, UserError) as error:
-            return [str(error) if isinstance(error, UserError) else full_disk_message(partial, error)]
+            if isinstance(error, UserError):
+                return [(str(error), isinstance(error, MachineError))]
+            if is_full_disk(error):
+                return [(full_disk_message(partial, error), False)]
+            return [(f"node {node_name()} cannot publish {partial}: {error!r}", True)]
         return []
 
     def _prune(self, newest: Path) -> None:

@@ -19,7 +19,16 @@ from electra_ds.data.remote_tokenizer import local_tokenizer
 from electra_ds.distributed import Place, find_place, leave
 from electra_ds.errors import DataError, MachineError, UserError
 from electra_ds.files import TEMPORARY_SUFFIX, atomic_write, write_json
-from electra_ds.lives import FAILED, MEANING, OUTCOME_NAME, USER_ERROR, node_name, record_failure
+from electra_ds.lives import (
+    FAILED,
+    MEANING,
+    OUTCOME_NAME,
+    REQUEUE,
+    USER_ERROR,
+    life_folder,
+    node_name,
+    record_failure,
+)
 from electra_ds.recipe import RECIPE_NAME, Recipe, check_same_run, parse_recipe, read_recipe, recipe_yaml
 from electra_ds.training.stopping import listen
 
@@ -38,6 +47,7 @@ def main(arguments: list[str], program: str) -> int:
     if any(argument in ("-h", "--help") for argument in arguments):
         parse_recipe(arguments, program)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else stacks of C++ with every lost connection
+    _allow_many_connections()
     listen()  # from here on SIGUSR2 and SIGTERM are requests: the imports below take seconds
     place = None
     life: list[Life] = []
@@ -77,10 +87,18 @@ def main(arguments: list[str], program: str) -> int:
 class Life:
     """What must be put right when this life ends, however it does."""
 
-    lock: RunLock | None
     watchdog: Watchdog
     folder: Path
+    lock: RunLock | None = None
+    """On rank 0."""
+    has_folder: bool = False
+    """Whether rank 0 took the run folder: another's is not written to."""
     trainer: Trainer | None = None
+
+    @property
+    def step(self) -> int | None:
+        """Updates made so far."""
+        return self.trainer.state.step if self.trainer else None
 
 
 def _train(recipe: Recipe, place: Place, life: list[Life]) -> int:
@@ -98,15 +116,16 @@ def _train(recipe: Recipe, place: Place, life: list[Life]) -> int:
 
     if place.world_size == 1:
         prepare_folder(recipe)  # an answer before the slow imports below are used
+    first_of_node = place.local_rank == 0
     if place.launcher == "srun" and torch.cuda.device_count() == 1:
         place = replace(place, local_rank=0)  # Slurm shows each task its own GPU alone (--gpus-per-task, --gpu-bind)
     device = choose_device(recipe.training.device, recipe.training.precision, place.local_rank)
     start_process_group(place, device, recipe.training.start_seconds)
     watchdog = Watchdog(place.rank, recipe.training.watchdog_seconds)
-    peers = Peers(place)
+    peers = Peers(place, first_of_node)
     check_ranks_agree(recipe, peers)
     folder = Path(recipe.output)
-    mine = Life(None, watchdog, folder)
+    mine = Life(watchdog, folder)
     life.append(mine)
 
     def take_folder() -> str:
@@ -117,48 +136,56 @@ def _train(recipe: Recipe, place: Place, life: list[Life]) -> int:
         return lock.key
 
     key = peers.from_first(take_folder)
+    mine.has_folder = True
     check_shared_folder(folder, key, peers)
     manifest = peers.from_first(lambda: keep_tokenizer(recipe))
-    problem = see_the_same_set(recipe, manifest) if place.local_rank == 0 else None
+    problem = see_the_same_set(recipe, manifest) if first_of_node else None
     raise_what_nodes_met(problem, peers, "; every node must read the same shard set")
     mine.trainer = Trainer(recipe, peers, device, mine.lock, key, watchdog)
     if place.is_first:
         store_recipe(recipe)  # only now: a resume that was refused changes nothing
-        _write_outcome(folder, None, "training", mine.trainer)
+        _write_outcome(mine, None, "training")
     status = mine.trainer.run()
     peers.barrier()
     watchdog.close()
     if place.is_first:
-        _write_outcome(folder, status, MEANING[status], mine.trainer)
-        _write_report(recipe)
+        _write_outcome(mine, status, MEANING[status])
         if mine.lock:
             mine.lock.release()
+        if status != REQUEUE:  # then every second counts
+            _write_report(recipe)
+    peers.barrier()  # whoever leaves first with a status other than 0 makes Slurm end the others
     return status
 
 
 def _end_life(life: list[Life], place: Place | None, status: int, error: Exception, kind: str) -> int:
     """Leave a record of what a rank met, and free the run folder if it is ours; returns the status."""
-    step = life[0].trainer.state.step if life and life[0].trainer else None
+    step = life[0].step if life else None
     if place is not None:
         known = isinstance(error, UserError)
         record_failure(place.rank, kind, str(error) if known else f"{type(error).__name__}: {error}", step)
     for one in life:
         one.watchdog.close()
         if kind == "error":
-            _write_outcome(one.folder, status, str(error), one.trainer)
+            _write_outcome(one, status, str(error))
         if one.lock:
             one.lock.release()
     return status
 
 
-def _write_outcome(folder: Path, status: int | None, why: str, trainer: Trainer | None) -> None:
-    """Leave outcome.json: how this life ended, for launchers that hide the status; null while it goes on."""
-    step = trainer.state.step if trainer else None
-    outcome = {"status": status, "why": why, "step": step, "time": time.time()}
-    try:
-        write_json(folder / OUTCOME_NAME, outcome)
-    except (OSError, UserError) as error:
-        sys.stderr.write(f"{folder / OUTCOME_NAME} cannot be written: {error}\n")
+def _write_outcome(life: Life, status: int | None, why: str) -> None:
+    """Leave outcome.json, for launchers that hide the status; null while the life goes on.
+
+    In the run folder if it is this life's, and in the folder of this life's logs.
+    """
+    outcome = {"status": status, "why": why, "step": life.step, "time": time.time()}
+    lost = life.lock is not None and life.lock.is_lost
+    for folder in (life.folder if life.has_folder and not lost else None, life_folder()):
+        try:
+            if folder is not None:
+                write_json(folder / OUTCOME_NAME, outcome)
+        except (OSError, UserError) as error:
+            sys.stderr.write(f"{folder}/{OUTCOME_NAME} cannot be written: {error}\n")
 
 
 def _write_report(recipe: Recipe) -> None:
@@ -197,6 +224,15 @@ def _tell(error: UserError, place: Place | None) -> bool:
         named = str(error).startswith(where.rstrip(": ")) if where else True
         print_error(error if first or named else UserError(f"{where}{error}"))
     return speaks
+
+
+def _allow_many_connections() -> None:
+    """Raise the limit of open files as far as it may be: each rank of a large world is connected to all others."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _set_threads(recipe: Recipe, place: Place) -> None:

@@ -26,7 +26,9 @@ LOCK_NAME = "lock.json"
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 45.0
 """A live holder's file changes at least this often, slow file systems included."""
-_RUNNING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT")
+_ALIVE = ("RUNNING", "SUSPENDED", "STOPPED", "SIGNALING")
+_ENDING = ("COMPLETING", "STAGE_OUT")
+"""Slurm's states of a job whose ranks may still write."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class RunLock:
             os.environ.get("SLURM_RESTART_COUNT", "0"),
         )
         self._ends = threading.Event()
+        self.is_lost = False
 
     @property
     def key(self) -> str:
@@ -86,7 +89,7 @@ class RunLock:
             if holder is None or is_gone(holder, self._me):
                 self._replace(text)
                 break
-            if is_running(holder) or (seen and text != seen):  # it changed while we looked: its holder lives
+            if is_alive(holder, self._me) or (seen and text != seen):  # it changed while we looked: its holder lives
                 raise UserError(self._refusal(holder))
             seen = text
             if time.monotonic() > deadline:
@@ -144,9 +147,12 @@ class RunLock:
 
     def _replace(self, text: str) -> None:
         """Take over what a dead holder left, unless somebody else was faster."""
+        own = self._write_own()
         if _read(self._path) == text:
-            os.replace(self._write_own(), self._path)
-            time.sleep(0.2)  # two that take over at once: the later rename wins, and `check` tells the other
+            os.replace(own, self._path)
+            time.sleep(0.5)  # two that take over at once: the later rename wins, and `check` tells the other
+        else:
+            own.unlink(missing_ok=True)
 
     def _write_own(self) -> Path:
         own = self._path.with_name(f".{LOCK_NAME}.{self._me.key}")
@@ -161,7 +167,8 @@ class RunLock:
             try:
                 holder = _parse(_read(self._path))
                 if holder is None or holder.key != self._me.key:
-                    return  # `check` tells
+                    self.is_lost = True
+                    return
                 own = self._path.with_name(f".{LOCK_NAME}.{self._me.key}")
                 own.write_text(json.dumps({**asdict(self._me), "beat": count}) + "\n", "utf-8")
                 os.replace(own, self._path)
@@ -174,12 +181,17 @@ def is_gone(holder: Holder, me: Holder) -> bool:
     if holder.job is not None and holder.job == me.job:
         return holder.restart != me.restart or _is_dead_here(holder, me)
     if holder.job is not None:
-        return job_state(holder.job) not in ("", *_RUNNING)
+        return job_state(holder.job) not in ("", *_ALIVE, *_ENDING)
     return _is_dead_here(holder, me)
 
 
-def is_running(holder: Holder) -> bool:
-    """Whether a holder is a process of this host that lives; of others, only their lock's beat tells."""
+def is_alive(holder: Holder, me: Holder) -> bool:
+    """Whether a holder certainly lives: another job that Slurm says runs (or is suspended), or a process of this host.
+
+    Of all others only their lock's beat tells.
+    """
+    if holder.job is not None and holder.job != me.job:
+        return job_state(holder.job) in _ALIVE
     return holder.host == socket.gethostname() and holder.boot == _boot() and _start_of(holder.pid) == holder.started
 
 

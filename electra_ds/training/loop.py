@@ -64,7 +64,7 @@ class Trainer:
         """
         self.recipe, self.peers, self.place, self.device = recipe, peers, peers.place, device
         self.folder = Path(recipe.output)
-        self.watchdog = watchdog
+        self.watchdog, self.lock = watchdog, lock
         self.supply = Supply(recipe, peers)
         self.plans = plan_phases(recipe, self.place.world_size)
         self.supply.check(self.plans, self._say)
@@ -166,12 +166,15 @@ class Trainer:
     def _agree(self, prepared: PreparedRows) -> Agreed:
         """Add up the ranks' counts, and with them what any rank was told and how far the checkpoint underway is."""
         progress, (stop, save) = self.saver.progress, self.requests.read()
-        told = [progress == WRITTEN, progress == NOT_WRITTEN, signalled() is not None, stop, save]
+        lost = self.lock is not None and self.lock.is_lost
+        told = [progress == WRITTEN, progress == NOT_WRITTEN, signalled() is not None, stop, save, lost]
         total = self.peers.sum(torch.cat([prepared.counts, torch.tensor(told, dtype=torch.float64)]))
-        written, failed, signals, stops, saves = total[len(prepared.counts) :].tolist()
+        written, failed, signals, stops, saves, losses = total[len(prepared.counts) :].tolist()
+        if losses:
+            self.peers.from_first(lambda: self.lock.check() if self.lock else None)
         if failed or written == self.place.world_size:
             self._finish_save()
-        why = "signal" if signals else STOP_NAME if stops else None
+        why = STOP_NAME if stops else "signal" if signals else None  # who says STOP does not want to see it again
         return Agreed(total[: len(prepared.counts)], why, bool(saves))
 
     def _step(self, plan: PhasePlan, step: int, prepared: PreparedRows, counts: Tensor) -> None:
@@ -293,14 +296,14 @@ class Trainer:
         self._record_pending()
         self.watchdog.beat("saving", self.state.step)
         self.state = dataclasses.replace(self.state, elapsed_seconds=self.meter.elapsed)
-        before = self.saver.begin(self.state)
+        published = self.saver.begin(self.state)
         self.saved_step = self.state.step
-        if before:
-            self._tell_saved(before)
+        for saved in published:
+            self._tell_saved(saved)
 
     def _finish_save(self) -> None:
         self.watchdog.beat("publishing a checkpoint", self.state.step)
-        if saved := self.saver.finish():
+        for saved in self.saver.finish():
             self._tell_saved(saved)
 
     def _tell_saved(self, saved: Saved) -> None:

@@ -34,15 +34,24 @@ class Writer:
     def __init__(self, folder: Path, recipe: Recipe, resumed_step: int) -> None:
         """Args: folder: of the run. recipe: named in W&B. resumed_step: updates made before this life."""
         self._path = folder / METRICS_NAME
-        self._drop_lines_after(resumed_step, folder / DISCARDED_NAME)
-        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
         from torch.utils.tensorboard import SummaryWriter
 
-        self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
+        with explain_full_disk(self._path):
+            self._drop_lines_after(resumed_step, folder / DISCARDED_NAME)
+            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
+            self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
         self._wandb = _start_wandb(recipe, folder) if recipe.logging.wandb_project else None
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append one line; not-a-number and infinity become null, as JSON has neither."""
+        """Append one line; not-a-number and infinity become null, as JSON has neither.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        with explain_full_disk(self._path):
+            self._write(line)
+
+    def _write(self, line: dict[str, Any]) -> None:
         clean = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in line.items()
         }

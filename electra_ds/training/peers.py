@@ -35,9 +35,14 @@ _LOST_PEER = re.compile(
 class Peers:
     """All ranks of the run, as one of them sees them; the process group must be up."""
 
-    def __init__(self, place: Place) -> None:
-        """Args: place: of this rank. Collective: makes a group of its own unless the default one is gloo's."""
-        self.place = place
+    def __init__(self, place: Place, first_of_node: bool) -> None:
+        """Make a group of its own unless the default one is gloo's; collective.
+
+        Args:
+            place: of this rank.
+            first_of_node: whether this rank looks at what all ranks of its node see.
+        """
+        self.place, self.first_of_node = place, first_of_node
         self._group = None
         if torch.distributed.get_backend() != "gloo":
             self._group = torch.distributed.new_group(backend="gloo")

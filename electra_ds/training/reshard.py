@@ -65,8 +65,8 @@ def load_resharded(engine: Any, path: Path, state: RunState, stage: int) -> None
         _refresh_weights(engine, stage)
     if partitioned:
         engine.optimizer.checkpoint_event_epilogue()
-    if stage and state.zero_stage and state.precision == "fp16":
-        engine.optimizer.loss_scaler = pieces.loss_scale()
+    if state.precision == "fp16":
+        _set_loss_scale(engine, pieces.loss_scale)
     for counter, value in pieces.counters.items():
         setattr(engine, counter, value)
 
@@ -142,6 +142,13 @@ def _adam(engine: Any) -> torch.optim.Optimizer:
     """The AdamW of torch inside DeepSpeed's wrapper, or alone (float32 without ZeRO)."""
     adam: torch.optim.Optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
     return adam
+
+
+def _set_loss_scale(engine: Any, scale: float | None) -> None:
+    """Go on with the scale that the checkpoint had come to, wherever this stage keeps it."""
+    keeper = getattr(engine.optimizer, "loss_scaler", None) or getattr(engine.optimizer, "loss_scale_config", None)
+    if scale is not None and keeper is not None and hasattr(keeper, "cur_scale"):
+        keeper.cur_scale = scale
 
 
 def _refresh_weights(engine: Any, stage: int) -> None:

@@ -26,6 +26,7 @@ class Watchdog:
         self._rank, self._seconds = rank, seconds
         self._last: tuple[float, str, int | None] = (time.monotonic(), "starting", None)
         self._ends = threading.Event()
+        self._pause = min(5.0, (seconds or 0) / 4)
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         if seconds is not None:
             self._thread.start()
@@ -46,10 +47,9 @@ class Watchdog:
 
     def _watch(self) -> None:
         assert self._seconds is not None
-        pause = min(5.0, self._seconds / 4)
         while not self._ends.is_set():
             faulthandler.dump_traceback_later(self._seconds + _BACKSTOP, exit=True)
-            if self._ends.wait(pause):
+            if self._ends.wait(self._pause):
                 break
             since, doing, step = self._last
             if time.monotonic() - since > self._seconds:
@@ -67,4 +67,5 @@ class Watchdog:
         sys.stderr.flush()
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         sys.stderr.flush()
+        time.sleep(2 * self._pause)  # the first to leave makes Slurm end the others, which have their stacks to write
         os._exit(HUNG)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-import time
+from copy import deepcopy
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from electra_ds.checkpoint import load_weights_only
-from electra_ds.files import full_disk_message
+from electra_ds.files import free_space, full_disk_message, is_full_disk
+from electra_ds.lives import node_name
 
 
 class BackgroundWriter:
     """A checkpoint engine for DeepSpeed.
 
-    `save` copies to host memory and returns; `start` writes what was copied, in a thread unless told otherwise. Writing
+    `save` copies to host memory and returns; `start` writes what was copied in a thread. Writing
     goes through a Python file object, so a full disk is an `OSError` with a number and the SHA-256 is taken on the way.
     Errors are kept until all ranks can agree on them: raising inside DeepSpeed would leave the others waiting. Reading
     is torch's weights-only loading with a short allow-list.
@@ -27,19 +28,22 @@ class BackgroundWriter:
     Attributes:
         files: name of each file written whole: its ``bytes`` and ``sha256``.
         error: the first thing that went wrong, or None.
+        may_pass: whether another try may go better than that: it was no full disk.
+        expected: names of the files that `save` was given.
         bytes_written: so far, of the checkpoint at hand.
     """
 
-    def __init__(self, in_background: bool) -> None:
-        """Args: in_background: False writes in `start` itself, which needs no second copy in host memory."""
-        self._in_background = in_background
+    def __init__(self, copies: bool) -> None:
+        """Args: copies: False writes the tensors themselves: nothing may change them until `busy` is False."""
+        self._copies = copies
         self._waiting: list[tuple[Any, Path]] = []
         self._thread: threading.Thread | None = None
         self._host: dict[tuple[str, int], torch.UntypedStorage] = {}
         self.files: dict[str, dict[str, Any]] = {}
         self.error: str | None = None
+        self.may_pass = False
+        self.expected: set[str] = set()
         self.bytes_written = 0
-        self.seconds = 0.0
 
     @property
     def busy(self) -> bool:
@@ -48,11 +52,8 @@ class BackgroundWriter:
 
     def start(self) -> None:
         """Begin to write what `save` was given."""
-        if self._in_background:
-            self._thread = threading.Thread(target=self._write_all, name="checkpoint writer", daemon=True)
-            self._thread.start()
-        else:
-            self._write_all()
+        self._thread = threading.Thread(target=self._write_all, name="checkpoint writer", daemon=True)
+        self._thread.start()
 
     def join(self, seconds: float) -> None:
         """Wait for the files, at most so long."""
@@ -61,18 +62,20 @@ class BackgroundWriter:
 
     def create(self, info: Any) -> None:
         """Begin a checkpoint."""
-        self.files, self.error, self._waiting, self.bytes_written = {}, None, [], 0
+        self.files, self.error, self.may_pass = {}, None, False
+        self._waiting, self.expected, self.bytes_written = [], set(), 0
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
         """Create a folder."""
         try:
             os.makedirs(path, exist_ok=True)
         except OSError as error:
-            self.error = self.error or full_disk_message(path, error)
+            self._fail(path, error)
 
     def save(self, state_dict: Any, path: str) -> None:
         """Take a copy of one file's content."""
-        if self._in_background:
+        self.expected.add(Path(path).name)
+        if self._copies:
             state_dict = self._to_host(state_dict, Path(path).name)
         self._waiting.append((state_dict, Path(path)))
 
@@ -106,22 +109,30 @@ class BackgroundWriter:
         return True
 
     def _write_all(self) -> None:
-        begun = time.perf_counter()
         waiting, self._waiting = self._waiting, []
         for content, path in waiting:
             if self.error is None:
-                self._write(content, path)
-        self.seconds = time.perf_counter() - begun
+                try:
+                    self._write(content, path)
+                except BaseException as error:  # a thread that dies silently would look like one that is done
+                    self._fail(path, error)
 
     def _write(self, content: Any, path: Path) -> None:
-        try:
-            with open(path, "wb") as file:
-                hashing = _HashingFile(file, self)
-                torch.save(content, hashing)  # type: ignore[arg-type]
-                file.flush()
-                os.fsync(file.fileno())
-            self.files[path.name] = {"bytes": hashing.bytes, "sha256": hashing.digest.hexdigest()}
-        except (OSError, RuntimeError) as error:
+        with open(path, "wb") as file:
+            hashing = _HashingFile(file, self)
+            torch.save(content, hashing)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        self.files[path.name] = {"bytes": hashing.bytes, "sha256": hashing.digest.hexdigest()}
+
+    def _fail(self, path: str | Path, error: BaseException) -> None:
+        if self.error is not None:
+            return
+        self.error = f"cannot write {path}: {error!r}"  # first of all, in case that the rest fails too
+        self.may_pass = not is_full_disk(error)
+        if self.may_pass:
+            self.error = f"node {node_name()} cannot write {path}: {error!r} ({free_space(path)})"
+        else:
             self.error = full_disk_message(path, error)
 
     def _to_host(self, value: Any, name: str) -> Any:
@@ -157,7 +168,7 @@ class BackgroundWriter:
                 return type(item)((key, copy(inner)) for key, inner in item.items())
             if isinstance(item, (list, tuple)) and type(item) in (list, tuple):
                 return type(item)(copy(inner) for inner in item)
-            return item
+            return deepcopy(item)  # a loss scaler, for example, which the next step changes
 
         result = copy(value)
         if streams:

@@ -52,7 +52,9 @@ class Submitted:
             "STRIKE": json.dumps(strike) if strike else "",
         }
         command = [sys.executable, "-m", "electra_ds", "submit", *recipe_options(self.shards, self.output, **changes)]
-        done = self.cluster.run(*command, "--preflight=false", *options, **variables)
+        if not any(option.startswith("--preflight") for option in options):
+            command.append("--preflight=false")
+        done = self.cluster.run(*command, *options, **variables)
         assert done.returncode == 0, done.stdout
         self.job = re.search(r"submitted pretrain: job (\d+)", done.stdout).group(1)
         return done.stdout

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import time
 
 import pytest
 
@@ -13,7 +12,7 @@ from electra_ds import lives
 from electra_ds.checkpoint import list_checkpoints
 from tests.conftest import metrics
 from tests.slurm.cluster import slurm_cluster
-from tests.slurm.runs import Submitted, assert_same_run, events, run_undisturbed
+from tests.slurm.runs import Submitted, assert_same_run, consumed, events, run_undisturbed
 
 pytestmark = pytest.mark.ranks
 TWO = ("--nodes=2",)
@@ -59,14 +58,15 @@ def test_the_time_limit_is_reached_and_the_job_comes_back_and_ends_by_itself(run
     assert_same_run(run.output, undisturbed("zero1"))
 
 
-def test_a_node_that_dies_in_a_step_costs_the_steps_since_the_last_checkpoint_and_no_more(run, undisturbed):
+@pytest.mark.parametrize("which", ["the node of rank 0 and of the batch script", "another node"])
+def test_a_node_that_dies_in_a_step_costs_the_steps_since_the_last_checkpoint_and_no_more(which, run, undisturbed):
     run.submit(*TWO, strike={"pause": 0.3}, deepspeed="zero3")
     run.until_step(8)
     first = run.cluster.facts(run.job)["BatchHost"]
     nodes = run.cluster.run("scontrol", "show", "hostnames", run.cluster.facts(run.job)["NodeList"]).stdout.split()
-    lost = next(node for node in nodes if node != first)
+    lost = next(node for node in nodes if (node == first) == which.startswith("the node of rank 0"))
     frozen = run.freeze(lost)
-    assert len(frozen) == 2  # its daemon and its rank
+    assert len(frozen) >= 2  # its daemon and its rank
     run.cluster.run("scontrol", "update", f"nodename={lost}", "state=down", "reason=test")
     try:
         run.wait()
@@ -93,17 +93,21 @@ def test_a_killed_rank_is_named_and_the_job_comes_back(run, undisturbed):
 
 
 def test_a_rank_that_hangs_is_ended_by_the_watchdogs_with_the_stacks_of_all(run, undisturbed):
-    strike = {"where": "backward", "rank": 1, "step": 9, "signal": "SIGSTOP", "pause": 0.1}
-    run.submit(*TWO, strike=strike, deepspeed="zero1", training__watchdog_seconds=8)
+    """On four ranks of two nodes: the three that wait for it all tell where they stand."""
+    strike = {"where": "backward", "rank": 2, "step": 9, "signal": "SIGSTOP", "pause": 0.1}
+    run.submit(*TWO, "--tasks-per-node=2", strike=strike, deepspeed="zero1", training__watchdog_seconds=10)
     run.wait()
     assert run.cluster.facts(run.job)["Restarts"] == "1"
     first_life = run.output / "logs" / f"{run.job}.0"
-    log = (first_life / "rank-00000.log").read_text()
-    assert "no progress for" in log
-    assert "Stacks of all threads" in log
-    assert "_run_phase" in log
-    assert [failure.kind for failure in lives.read_failures(first_life)][:1] == ["hang"]
-    assert_same_run(run.output, undisturbed("zero1"))
+    for rank in (0, 1, 3):
+        log = (first_life / f"rank-{rank:05d}.log").read_text()
+        assert "no progress for" in log
+        assert "Stacks of all threads" in log
+        assert "_run_phase" in log
+    hung = {failure.rank for failure in lives.read_failures(first_life) if failure.kind == "hang"}
+    assert {0, 1, 3} <= hung
+    assert "rank 2" in run.log
+    assert consumed(run.output) == consumed(undisturbed("zero1"))
 
 
 @pytest.mark.parametrize(
@@ -203,16 +207,19 @@ def test_two_nodes_then_one_then_four_and_zero_1_to_3_on_the_way(run, undisturbe
     assert_same_run(run.output, undisturbed("zero1", "float32"), tolerance=1e-4)
 
 
-def test_a_second_job_for_the_same_run_folder_refuses(run, undisturbed):
-    run.submit(*TWO, strike={"pause": 0.5})
+def test_a_second_job_for_the_same_run_folder_refuses_and_disturbs_nothing(run, undisturbed):
+    strike = {"where": "backward", "rank": 1, "step": 22, "signal": "SIGKILL", "pause": 0.7}
+    run.submit(*TWO, strike=strike)
     run.until_step(1)
-    first = run.job
     second = Submitted(run.cluster, run.shards, run.output)
-    second.submit(*TWO)
+    second.submit(*TWO, deepspeed="zero2", training__micro_batch_size=1)
     second.wait("FAILED")
-    assert f"Slurm job {first}" in second.log
+    assert f"Slurm job {run.job}" in second.log
     assert run.cluster.facts(second.job)["ExitCode"] == f"{lives.USER_ERROR}:0"
-    run.wait()
+    run.wait()  # the first is killed later, and comes back all the same, as it was submitted
+    assert run.cluster.facts(run.job)["Restarts"] == "1"
+    begun = [line["zero_stage"] for line in metrics(run.output, "event") if line["event"] in ("start", "resume")]
+    assert begun == [1, 1]
     assert_same_run(run.output, undisturbed("zero1"))
 
 
@@ -234,12 +241,34 @@ def test_stop_and_save_files(run, undisturbed):
     assert_same_run(run.output, undisturbed("zero1"))
 
 
-def test_preempted_by_the_administrator_it_saves_and_comes_back(run, undisturbed):
-    """`scontrol requeue` is what preemption does: SIGTERM, some time, SIGKILL, and the job waits for its turn again."""
-    run.submit(*TWO, strike={"pause": 0.4}, deepspeed="zero3")
+def test_preempted_by_a_more_urgent_job_it_saves_and_comes_back(run, undisturbed):
+    run.submit("--nodes=4", strike={"pause": 0.5}, deepspeed="zero3")
     run.until_step(3)
-    run.cluster.run("scontrol", "requeue", run.job)
-    time.sleep(1)
+    urgent = run.cluster.submit(
+        "--partition=urgent", "--nodes=4", "--ntasks-per-node=2", "--output=/dev/null", "--wrap=sleep 3"
+    )
+    run.until(lambda: run.cluster.facts(run.job).get("Restarts") == "1")
+    assert run.cluster.wait(urgent) == "COMPLETED"
     run.wait()
-    assert run.cluster.facts(run.job)["Restarts"] == "1"
-    assert_same_run(run.output, undisturbed("zero3"))
+    stopped = next(line for line in metrics(run.output, "event") if line["event"] == "stop")
+    assert (stopped["why"], stopped["step"] >= 3) == ("signal", True)
+    assert consumed(run.output) == consumed(undisturbed("zero3"))
+
+
+def test_a_stop_file_beats_a_signal(run):
+    """Whoever says STOP does not want to see the job again, even if Slurm wants its nodes back at the same time."""
+    run.submit(*TWO, strike={"pause": 1})
+    run.until_step(2)
+    (run.output / "STOP").touch()
+    run.cluster.run("scancel", "--signal=USR2", run.job)
+    run.wait("FAILED")
+    assert run.cluster.facts(run.job)["ExitCode"] == f"{lives.STOPPED}:0"
+    assert run.cluster.facts(run.job)["Restarts"] == "0"
+
+
+def test_with_the_preflight_and_a_spare_a_whole_life_looks_like_this(run, undisturbed):
+    run.submit(*TWO, "--spares=1", "--preflight=true")
+    run.wait()
+    assert "preflight" in run.log
+    assert len((run.output / "logs" / f"{run.job}.0" / "preflight.json").read_text()) > 2
+    assert_same_run(run.output, undisturbed("zero1"))

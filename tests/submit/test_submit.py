@@ -125,15 +125,21 @@ def test_what_is_written_and_told(sbatch, tiny_shards, tmp_path, capsys, monkeyp
     for told in ("submitted pretrain: job 1", f"tail -F {run}/logs/pretrain-1.log", f"touch {run}/STOP", "scancel 1"):
         assert told in said
     assert f"electra-ds submit --config {run}/recipe.yaml --nodes 2" in said
-    recipe = read_recipe(run / "slurm/recipe.yaml")
+    (first,) = run.glob("slurm/recipe-*.yaml")
+    recipe, content = read_recipe(first), first.read_bytes()
     assert recipe.training.stop_after == 5
     assert recipe.data.path == str(tiny_shards)
-    assert recipe.deepspeed == str(run / "slurm/deepspeed.json")
+    assert Path(recipe.deepspeed).parent == run / "slurm" and "own" not in recipe.deepspeed
     assert json.loads(Path(recipe.deepspeed).read_text())["zero_optimization"]["stage"] == 2
     assert read_recipe(run / "recipe.yaml").training.stop_after is None
     assert Path(f"{sbatch}.asked").read_text() == f"--parsable {run}/slurm/pretrain.sbatch\n"
     # What submit has written does not stand in the way of the run, or of another submit.
-    assert submit(str(tiny_shards), "run", "--nodes", "4") == 0
+    (tmp_path / "own.json").write_text(json.dumps({"zero_optimization": {"stage": 1}}))
+    assert submit(str(tiny_shards), "run", "--nodes", "4", "--deepspeed", "own.json") == 0
+    # And a job that was submitted before goes on reading what it was submitted with.
+    assert first.read_bytes() == content
+    assert json.loads(Path(recipe.deepspeed).read_text())["zero_optimization"]["stage"] == 2
+    assert len(list(run.glob("slurm/recipe-*.yaml"))) == 2
 
 
 def test_a_chain_waits_link_by_link(sbatch, tmp_path, capsys):
@@ -147,7 +153,8 @@ def test_a_chain_waits_link_by_link(sbatch, tmp_path, capsys):
     asked = Path(f"{sbatch}.asked").read_text().splitlines()
     assert asked[0] == f"--parsable {run}/slurm/prep.sbatch"
     assert asked[3] == f"--parsable --dependency=afterok:3 --kill-on-invalid-dep=yes {run}/slurm/finetune.sbatch"
-    assert yaml.safe_load((run / "slurm/recipe.yaml").read_text())["data"]["path"] == f"{run}/shards"
+    (recipe,) = run.glob("slurm/recipe-*.yaml")
+    assert yaml.safe_load(recipe.read_text())["data"]["path"] == f"{run}/shards"
     said = capsys.readouterr().out
     assert f"scores   {run}/finetune/results.json" in said
 

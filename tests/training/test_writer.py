@@ -19,7 +19,7 @@ def write(writer, content, path):
 
 
 def test_the_copy_is_what_was_there_when_save_was_called(tmp_path):
-    writer, gate = BackgroundWriter(in_background=True), threading.Event()
+    writer, gate = BackgroundWriter(copies=True), threading.Event()
     weights = torch.arange(1000.0)
     nested = {"module": {"a": weights, "b": [weights[10:20], (1, "text")]}, "step": 3}
     write_all = writer._write_all
@@ -38,11 +38,11 @@ def test_the_copy_is_what_was_there_when_save_was_called(tmp_path):
     assert loaded["module"]["b"][1] == (1, "text") and loaded["step"] == 3
 
 
-@pytest.mark.parametrize("in_background", [True, False])
-def test_tensors_that_share_memory_are_written_once_and_share_it_again(in_background, tmp_path):
+@pytest.mark.parametrize("copies", [True, False])
+def test_tensors_that_share_memory_are_written_once_and_share_it_again(copies, tmp_path):
     flat = torch.randn(100_000)
     content = {"flat": flat, "view": flat.view(100, 1000)[3:5], "again": flat, "empty": torch.empty(0)}
-    writer = BackgroundWriter(in_background)
+    writer = BackgroundWriter(copies)
     write(writer, content, tmp_path / "file.pt")
     size = (tmp_path / "file.pt").stat().st_size
     assert 400_000 <= size < 410_000
@@ -56,7 +56,7 @@ def test_tensors_that_share_memory_are_written_once_and_share_it_again(in_backgr
 
 
 def test_memory_of_the_copies_is_used_again(tmp_path):
-    writer = BackgroundWriter(in_background=True)
+    writer = BackgroundWriter(copies=True)
     weights = torch.randn(1000)
     write(writer, {"a": weights, "b": weights.bfloat16()}, tmp_path / "one.pt")
     held = {storage.data_ptr() for storage in writer._host.values()}
@@ -66,9 +66,9 @@ def test_memory_of_the_copies_is_used_again(tmp_path):
     assert torch.equal(writer.load(str(tmp_path / "one.pt"))["a"], weights)
 
 
-@pytest.mark.parametrize("in_background", [True, False])
-def test_an_error_is_kept_until_it_is_asked_for(in_background, tmp_path):
-    writer = BackgroundWriter(in_background)
+@pytest.mark.parametrize("copies", [True, False])
+def test_an_error_is_kept_until_it_is_asked_for(copies, tmp_path):
+    writer = BackgroundWriter(copies)
     write(writer, {"a": torch.ones(10)}, tmp_path / "missing" / "file.pt")
     assert "cannot write" in writer.error and "MB free" in writer.error
     assert writer.files == {}
