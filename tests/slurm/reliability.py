@@ -30,7 +30,7 @@ from tests.slurm.runs import BIN, ROOT, consumed, curve, recipe_options
 
 STAGES = ("zero1", "zero2", "zero3")
 RANKS = (1, 2, 4)
-SAVE_EVERY = 3
+SAVE_EVERY = 8
 
 
 @dataclass
@@ -139,7 +139,7 @@ def torment(run: Run, steps: int, kills: int, counts: Counts) -> None:
         life = run.life(steps)
         counts.lives += 1
         wait = run.dice.uniform(3, 14) if done < kills else None
-        in_a_save = wait is not None and run.dice.random() < 0.4
+        in_a_save = wait is not None and run.dice.random() < 0.3
         while life.poll() is None and wait is not None:
             time.sleep(0.005)
             late = time.time() - begun > (30 if in_a_save else wait)
@@ -248,7 +248,7 @@ def main() -> None:
         "counts": {**asdict(counts), "moments": dict(counts.moments)},
         "options": {key: str(value) for key, value in vars(given).items() if key != "output"},
         "minutes": (time.time() - begun) / 60,
-        "machine": {**describe(()), **versions(), "Slurm": slurm, "system": platform.platform()},
+        "machine": {**versions(), **describe(()), "Slurm": slurm, "system": platform.platform()},
     }
     given.output.write_text(json.dumps(report, indent=2, sort_keys=True) + "\n", "utf-8")
     failed = counts.rows_lost or counts.rows_repeated or counts.runs_bit_for_bit != counts.runs_to_be_bit_for_bit
