@@ -202,6 +202,62 @@ def kill_many(cluster: Cluster, shards: Path, folder: Path, kills: int, per_run:
     return counts
 
 
+def page(report: dict) -> str:
+    """The report for people."""
+    counts, machine = report["counts"], report["machine"]
+    rows = [
+        ("lives", counts["lives"]),
+        ("kills survived", counts["kills"]),
+        ("ranks killed", counts["killed_ranks"]),
+        *((f"kills {moment}", number) for moment, number in sorted(counts["moments"].items())),
+        ("runs, each brought to its end", counts["runs"]),
+        ("rows that these runs had to consume", counts["rows"]),
+        ("**rows lost**", counts["rows_lost"]),
+        ("**rows repeated**", counts["rows_repeated"]),
+        ("steps", counts["steps"]),
+        ("steps made again, from the checkpoint before a kill", counts["steps_redone"]),
+        ("checkpoints published", counts["checkpoints_published"]),
+        ("published checkpoints found damaged", counts["checkpoints_damaged"]),
+        ("runs on the same ranks and stage", counts["runs_to_be_bit_for_bit"]),
+        ("of these, losses bit for bit those of the undisturbed run", counts["runs_bit_for_bit"]),
+    ]
+    counted = "\n".join(f"| {name} | {number:,} |" for name, number in rows)
+    on = "\n".join(f"| {name} | {value} |" for name, value in machine.items())
+    words = " ".join(f"--{name} {value}" for name, value in report["options"].items())
+    return f"""# Kills, many times over
+
+Small runs train on a Slurm cluster of four nodes (real daemons, on one machine); ranks are killed with SIGKILL, one or
+all, at random moments or as soon as a checkpoint is being written; the same command starts the next life. At the end
+the rows that each step consumed, by the ranks' audit, are held against a run that nothing happened to. Half of the runs
+(bf16) keep two ranks and their ZeRO stage; of these the losses, gradient norms and counts of every step are compared,
+too, bit for bit. The others (float32) come back each time on 1, 2 or 4 ranks, on 1 to 4 nodes, at stage 1, 2 or 3.
+
+| | |
+| :--- | ---: |
+{counted}
+
+A kill counts as "while a checkpoint was being written" if an unfinished checkpoint lay there. What killed lives had done
+since the last checkpoint was done again; nothing else was. It took {report["minutes"]:.0f} minutes.
+
+`tests/slurm/test_survival.py` strikes at chosen places instead, through `electra-ds submit` and Slurm's own requeue: in
+the middle of a step, of a write, before a checkpoint's publication, between that and `latest`; and does the rest of what
+clusters do.
+
+## On what
+
+| | |
+| :--- | :--- |
+{on}
+
+## How to repeat it
+
+    make reliability        # python -m tests.slurm.reliability {words}
+
+Every number is in `reliability.json`. Not in it: a kernel that dies with data it had not written yet (files are synced
+before they are published, which no kill of a process can put to the test), GPUs, NCCL, more than one machine.
+"""
+
+
 def _newest(run: Path) -> int:
     published = list_checkpoints(run / "checkpoints")
     return int(published[-1].name.removeprefix("step-")) if published else 0
@@ -251,6 +307,7 @@ def main() -> None:
         "machine": {**versions(), **describe(()), "Slurm": slurm, "system": platform.platform()},
     }
     given.output.write_text(json.dumps(report, indent=2, sort_keys=True) + "\n", "utf-8")
+    given.output.with_suffix(".md").write_text(page(report), "utf-8")
     failed = counts.rows_lost or counts.rows_repeated or counts.runs_bit_for_bit != counts.runs_to_be_bit_for_bit
     sys.exit(1 if failed else 0)
 
