@@ -236,12 +236,12 @@ too, bit for bit. The others (float32) come back each time on 1, 2 or 4 ranks, o
 | :--- | ---: |
 {counted}
 
-A kill counts as "while a checkpoint was being written" if an unfinished checkpoint lay there. What killed lives had done
-since the last checkpoint was done again; nothing else was. It took {report["minutes"]:.0f} minutes.
+A kill counts as "while a checkpoint was being written" if an unfinished checkpoint lay there. What killed lives had
+done since the last checkpoint was done again; nothing else was. It took {report["minutes"]:.0f} minutes.
 
-`tests/slurm/test_survival.py` strikes at chosen places instead, through `electra-ds submit` and Slurm's own requeue: in
-the middle of a step, of a write, before a checkpoint's publication, between that and `latest`; and does the rest of what
-clusters do.
+`tests/slurm/test_survival.py` strikes at chosen places instead, through `electra-ds submit` and Slurm's own requeue:
+in the middle of a step, of a write, before a checkpoint's publication, between that and `latest`; and does the rest of
+what clusters do.
 
 ## On what
 
