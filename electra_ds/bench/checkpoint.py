@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from electra_ds.bench.machine import describe
+from electra_ds.bench.plan import TINY
 from electra_ds.bench.report import Report, Section, command_line
 from electra_ds.bench.statistics import Spread, in_turn
 from electra_ds.bench.text import write_text_set
@@ -27,14 +28,6 @@ and off. *Stall*: how long training stood still for a checkpoint (the copy to ho
 all of the writing). *Published*: from its beginning until `latest` names it. *Steps between*: tokens a second over the
 steps of the whole run, saves included, so that what the writing thread takes from the cores shows. The last checkpoint
 of a run is always waited for and is left out."""
-TINY = (
-    "--model.layers=1",
-    "--model.hidden_size=64",
-    "--model.heads=1",
-    "--model.intermediate_size=128",
-    "--model.embedding_size=32",
-    "--model.generator_width=1",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +74,7 @@ def main(arguments: list[str], program: str) -> int:
 def sizes_of(config: CheckpointBenchConfig) -> list[Size]:
     """What is saved."""
     if config.short:
-        return [Size("tiny", ("--config=small", *TINY), 2, 6, 2)]
+        return [Size("tiny", TINY, 2, 6, 2)]
     return [Size("small", ("--config=small",), 8, 24, 6), Size("base", ("--config=base",), 1, 12, 4)]
 
 
