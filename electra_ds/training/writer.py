@@ -120,7 +120,11 @@ class BackgroundWriter:
     def _write(self, content: Any, path: Path) -> None:
         with open(path, "wb") as file:
             hashing = _HashingFile(file, self)
-            torch.save(content, hashing)  # type: ignore[arg-type]
+            try:
+                torch.save(content, hashing)  # type: ignore[arg-type]
+            except RuntimeError as error:
+                # torch's archive, closing after a write that failed, complains of its own place in the file.
+                raise hashing.error or error from error
             file.flush()
             os.fsync(file.fileno())
         self.files[path.name] = {"bytes": hashing.bytes, "sha256": hashing.digest.hexdigest()}
@@ -180,10 +184,15 @@ class _HashingFile:
     def __init__(self, file: IO[bytes], counts: BackgroundWriter) -> None:
         self._file, self._counts = file, counts
         self.digest, self.bytes = hashlib.sha256(), 0
+        self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
         self.digest.update(data)
-        written = self._file.write(data)
+        try:
+            written = self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
         self.bytes += len(data)
         self._counts.bytes_written += len(data)
         return written

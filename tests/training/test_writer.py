@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import threading
 
 import pytest
 import torch
 
+from electra_ds.training import writer as writers
 from electra_ds.training.writer import BackgroundWriter
 
 
-def write(writer, content, path):
+def write_file(writer, content, path):
     writer.create(None)
     writer.save(content, str(path))
     writer.start()
@@ -43,7 +46,7 @@ def test_tensors_that_share_memory_are_written_once_and_share_it_again(copies, t
     flat = torch.randn(100_000)
     content = {"flat": flat, "view": flat.view(100, 1000)[3:5], "again": flat, "empty": torch.empty(0)}
     writer = BackgroundWriter(copies)
-    write(writer, content, tmp_path / "file.pt")
+    write_file(writer, content, tmp_path / "file.pt")
     size = (tmp_path / "file.pt").stat().st_size
     assert 400_000 <= size < 410_000
     loaded = writer.load(str(tmp_path / "file.pt"))
@@ -58,10 +61,10 @@ def test_tensors_that_share_memory_are_written_once_and_share_it_again(copies, t
 def test_memory_of_the_copies_is_used_again(tmp_path):
     writer = BackgroundWriter(copies=True)
     weights = torch.randn(1000)
-    write(writer, {"a": weights, "b": weights.bfloat16()}, tmp_path / "one.pt")
+    write_file(writer, {"a": weights, "b": weights.bfloat16()}, tmp_path / "one.pt")
     held = {storage.data_ptr() for storage in writer._host.values()}
     weights += 1
-    write(writer, {"a": weights, "b": weights.bfloat16()}, tmp_path / "one.pt")
+    write_file(writer, {"a": weights, "b": weights.bfloat16()}, tmp_path / "one.pt")
     assert {storage.data_ptr() for storage in writer._host.values()} == held
     assert torch.equal(writer.load(str(tmp_path / "one.pt"))["a"], weights)
 
@@ -69,8 +72,31 @@ def test_memory_of_the_copies_is_used_again(tmp_path):
 @pytest.mark.parametrize("copies", [True, False])
 def test_an_error_is_kept_until_it_is_asked_for(copies, tmp_path):
     writer = BackgroundWriter(copies)
-    write(writer, {"a": torch.ones(10)}, tmp_path / "missing" / "file.pt")
+    write_file(writer, {"a": torch.ones(10)}, tmp_path / "missing" / "file.pt")
     assert "cannot write" in writer.error and "MB free" in writer.error
     assert writer.files == {}
-    write(writer, {"a": torch.ones(10)}, tmp_path / "file.pt")
+    write_file(writer, {"a": torch.ones(10)}, tmp_path / "file.pt")
     assert writer.error is None and list(writer.files) == ["file.pt"]
+
+
+@pytest.mark.parametrize(("number", "may_pass"), [(errno.ENOSPC, False), (errno.EIO, True), (errno.ESTALE, True)])
+def test_a_full_disk_is_told_from_errors_that_may_pass(number, may_pass, tmp_path, monkeypatch):
+    """The file system's own error, not what torch's archive makes of it."""
+
+    def write(self, data):
+        self.error = OSError(number, os.strerror(number))
+        raise self.error
+
+    monkeypatch.setattr(writers._HashingFile, "write", write)
+    writer = BackgroundWriter(copies=True)
+    write_file(writer, {"a": torch.ones(1000)}, tmp_path / "file.pt")
+    assert os.strerror(number) in writer.error and "MB free" in writer.error
+    assert writer.may_pass is may_pass
+    assert writer.files == {} and writer.expected == {"file.pt"}
+
+
+def test_a_thread_that_dies_of_anything_is_an_error(tmp_path):
+    writer = BackgroundWriter(copies=True)
+    write_file(writer, {"a": threading.Lock().__enter__}, tmp_path / "file.pt")
+    assert "cannot write" in writer.error
+    assert writer.files == {} and writer.may_pass
