@@ -116,3 +116,13 @@ def metrics(run: Path, kind: str = "train") -> list[dict]:
     """Lines of a run's metrics.jsonl."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
     return [line for line in lines if line["kind"] == kind]
+
+
+def consumed(run: Path) -> dict[int, list[tuple[int, int]]]:
+    """(epoch, row) of each row that each step consumed, over all ranks."""
+    steps: dict[int, list[tuple[int, int]]] = {}
+    for path in sorted((run / "audit").glob("rank-*.jsonl")):
+        for text in path.read_text().splitlines():
+            line = json.loads(text)
+            steps.setdefault(line["step"], []).extend(zip(line["epochs"], line["rows"], strict=True))
+    return {step: sorted(rows) for step, rows in sorted(steps.items())}

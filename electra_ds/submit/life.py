@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from electra_ds.checkpoint import CHECKPOINTS, LATEST_NAME, step_of
 from electra_ds.errors import UserError
 from electra_ds.lives import BAD_NODES, DONE, FAILED, FAILURES, OUTCOME_NAME, STOPPED, USER_ERROR
 from electra_ds.submit.nodes import choose_nodes, read_bad_nodes, write_nodes
@@ -142,8 +143,8 @@ def life_path(run: Path, job: str, restart: int) -> Path:
 def newest_step(run: Path) -> int:
     """Step of the checkpoint that ``latest`` names, 0 without one: one small read, nothing is verified."""
     try:
-        return int((run / "checkpoints" / "latest").read_text("utf-8").strip().removeprefix("step-"))
-    except (OSError, ValueError):
+        return step_of(Path((run / CHECKPOINTS / LATEST_NAME).read_text("utf-8").strip()))
+    except (OSError, UserError):
         return 0
 
 

@@ -219,10 +219,8 @@ def _tell(error: UserError, place: Place | None) -> bool:
     else:
         speaks = True
     if speaks:
-        first = place is None or place.is_first
-        where = "" if place is None or place.is_first else f"rank {place.rank} of {place.world_size} on {node_name()}: "
-        named = str(error).startswith(where.rstrip(": ")) if where else True
-        print_error(error if first or named else UserError(f"{where}{error}"))
+        who = "" if place is None or place.is_first else f"rank {place.rank} of {place.world_size} on {node_name()}"
+        print_error(error if str(error).startswith(who) else UserError(f"{who}: {error}"))
     return speaks
 
 

@@ -22,11 +22,11 @@ from pathlib import Path
 
 import psutil
 
-from electra_ds.checkpoint import list_checkpoints
+from electra_ds.checkpoint import list_checkpoints, step_of
 from electra_ds.training.fit import versions
-from tests.conftest import metrics, real_documents, run_ranks
+from tests.conftest import consumed, metrics, real_documents, run_ranks
 from tests.slurm.cluster import SEARCH_PATH, Cluster, _without_launcher, slurm_cluster
-from tests.slurm.runs import BIN, ROOT, consumed, curve, recipe_options
+from tests.slurm.runs import BIN, ROOT, curve, recipe_options
 
 STAGES = ("zero1", "zero2", "zero3")
 RANKS = (1, 2, 4)
@@ -260,7 +260,7 @@ before they are published, which no kill of a process can put to the test), GPUs
 
 def _newest(run: Path) -> int:
     published = list_checkpoints(run / "checkpoints")
-    return int(published[-1].name.removeprefix("step-")) if published else 0
+    return step_of(published[-1]) if published else 0
 
 
 def _has_metrics(run: Path) -> bool:

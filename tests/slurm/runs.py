@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.conftest import TINY_MODEL, metrics
+from tests.conftest import TINY_MODEL, consumed, metrics
 from tests.slurm.cluster import SEARCH_PATH, Cluster
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,16 +99,6 @@ class Submitted:
         """The job's log, and those of its ranks."""
         files = sorted((self.output / "logs").rglob("*.log"))
         return "\n".join(f"== {path.name}\n{path.read_text('utf-8', 'replace')}" for path in files)
-
-
-def consumed(run: Path) -> dict[int, list[tuple[int, int]]]:
-    """(epoch, row) of each row that each step consumed, over all ranks."""
-    steps: dict[int, list[tuple[int, int]]] = {}
-    for path in sorted((run / "audit").glob("rank-*.jsonl")):
-        for text in path.read_text().splitlines():
-            line = json.loads(text)
-            steps.setdefault(line["step"], []).extend(zip(line["epochs"], line["rows"], strict=True))
-    return {step: sorted(rows) for step, rows in sorted(steps.items())}
 
 
 def curve(run: Path) -> list[tuple]:

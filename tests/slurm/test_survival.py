@@ -9,10 +9,10 @@ import subprocess
 import pytest
 
 from electra_ds import lives
-from electra_ds.checkpoint import list_checkpoints
-from tests.conftest import metrics
+from electra_ds.checkpoint import list_checkpoints, step_of
+from tests.conftest import consumed, metrics
 from tests.slurm.cluster import slurm_cluster
-from tests.slurm.runs import Submitted, assert_same_run, consumed, events, run_undisturbed
+from tests.slurm.runs import Submitted, assert_same_run, events, run_undisturbed
 
 pytestmark = pytest.mark.ranks
 TWO = ("--nodes=2",)
@@ -229,7 +229,7 @@ def test_stop_and_save_files(run, undisturbed):
     (run.output / "SAVE").touch()
     run.until(lambda: not (run.output / "SAVE").exists())
     run.until(lambda: bool(list_checkpoints(run.output / "checkpoints")))
-    saved = int(list_checkpoints(run.output / "checkpoints")[0].name.removeprefix("step-"))
+    saved = step_of(list_checkpoints(run.output / "checkpoints")[0])
     assert 2 <= saved < 6
     (run.output / "STOP").touch()
     run.wait("FAILED")  # not completed: what depends on the finished run must not begin

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import signal
 import subprocess
@@ -18,7 +17,7 @@ from electra_ds.data.config import DataConfig
 from electra_ds.data.format import read_manifest
 from electra_ds.data.loader import RowSource
 from electra_ds.data.shards import ShardSet
-from tests.conftest import environment, metrics, pretrain_options, run_ranks
+from tests.conftest import consumed, environment, metrics, pretrain_options, run_ranks
 from tests.data.sets import make_corpora
 from tests.data.test_loader import damage
 
@@ -31,15 +30,6 @@ MIXED = {"data__mixing": "weights", "data__audit": "true", "training__steps": ST
 def corpora(tmp_path_factory) -> Path:
     """Sixty blocks of one corpus and two of another, mixed three to one."""
     return make_corpora(tmp_path_factory.mktemp("corpora") / "set", {"large": 60, "tiny": 2}, {"large": 3, "tiny": 1})
-
-
-def consumed(run: Path) -> dict[int, list[tuple[int, int]]]:
-    steps: dict[int, list[tuple[int, int]]] = {}
-    for path in sorted((run / "audit").glob("rank-*.jsonl")):
-        for text in path.read_text().splitlines():
-            line = json.loads(text)
-            steps.setdefault(line["step"], []).extend(zip(line["epochs"], line["rows"], strict=True))
-    return {step: sorted(rows) for step, rows in steps.items()}
 
 
 def figures(run: Path, *keys: str) -> list[tuple]:

@@ -7,7 +7,7 @@ import torch
 
 from electra_ds.checkpoint import list_checkpoints, read_state
 from electra_ds.zero_pieces import read_weights
-from tests.conftest import metrics, pretrain_options, run_ranks
+from tests.conftest import consumed, metrics, pretrain_options, run_ranks
 
 pytestmark = pytest.mark.ranks
 STAGES = ("zero0", "zero1", "zero2", "zero3")
@@ -93,14 +93,6 @@ def test_the_world_size_changes_no_row_and_hardly_a_loss(undisturbed, tiny_shard
         data__audit="true",
     )
     run_ranks(ranks, ["pretrain", *options])
-
-    def consumed(run):
-        steps = {}
-        for path in sorted((run / "audit").glob("rank-*.jsonl")):
-            for text in path.read_text().splitlines():
-                line = json.loads(text)
-                steps.setdefault(line["step"], []).extend(zip(line["epochs"], line["rows"], strict=True))
-        return {step: sorted(rows) for step, rows in steps.items()}
 
     ours, theirs = consumed(tmp_path / "run"), consumed(whole)
     assert ours == {step: theirs[step] for step in range(1, 16)}
