@@ -6,6 +6,7 @@ of its own.
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -105,7 +106,8 @@ def start_process_group(place: Place, device: torch.device, seconds: float) -> N
             place.master_addr,
             place.master_port,
             place.world_size,
-            is_master=place.is_first,
+            # torchrun keeps the store in a process of its own, and says so as torch itself reads it.
+            is_master=place.is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True),
             timeout=timedelta(seconds=patience),
             wait_for_workers=False,
         )
