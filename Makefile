@@ -19,7 +19,7 @@ $(STAMP): setup.py constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt pip setuptools wheel
 	# torch first and alone: whatever needs it then takes the build that is there.
 	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q --use-pep517 -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
 demo: setup  ## Real text to shards, pretraining on two ranks, export, fine-tuning, report (runs/demo)
@@ -32,6 +32,7 @@ lint: setup  ## Style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy experiments/objectives/*.py
 
 format: setup  ## Put the code in order
 	$(BIN)/ruff check --fix .

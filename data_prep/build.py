@@ -84,8 +84,8 @@ class TextPart:
         write_part(path.with_suffix(TEXT), facts, arrays)
 
 
-def read_batches(part: PartFile, size: int) -> Iterator[Batch]:
-    """Go through a text part in batches of about `size` bytes."""
+def read_batches(part: PartFile, size: int, together: int = 1) -> Iterator[Batch]:
+    """Go through a text part in batches of about `size` bytes; so many documents each stay together."""
     import zstandard
 
     ends = part.array("ends").astype(np.int64)
@@ -97,6 +97,7 @@ def read_batches(part: PartFile, size: int) -> Iterator[Batch]:
     while first < len(ends):
         begin = int(ends[first - 1]) if first else 0
         last = max(first + 1, int(np.searchsorted(ends, begin + size, "right")))
+        last += (first - last) % together
         stops = ends[first:last].tolist()
         rows = slice(first, last)
         yield Batch(
@@ -121,9 +122,10 @@ def dropped_numbers(path: Path) -> np.ndarray:
 class TokenPart:
     """Collects the tokens of a piece."""
 
-    def __init__(self, config: PrepConfig, corpus: str, part: PartId, encoder: Encoder) -> None:
-        """`corpus`: name of the piece's corpus."""
+    def __init__(self, config: PrepConfig, corpus: str, part: PartId, encoder: Encoder, pairs: bool = False) -> None:
+        """`corpus`: name of the piece's corpus; `pairs`: each two of its documents are translations of each other."""
         self._config, self._corpus, self._part, self._encoder = config, corpus, part, encoder
+        self._pairs = pairs
         self._columns: dict[str, list[np.ndarray]] = {name: [] for name in _COLUMNS}
         self._tokens: list[np.ndarray] = []
         self._sentences: list[np.ndarray] = []
@@ -136,6 +138,11 @@ class TokenPart:
         ends = np.cumsum(encoded.token_counts, dtype=np.int64)
         owners = np.searchsorted(ends, unknown, "right")
         kept = encoded.token_counts > 0
+        tokens, sentences = encoded.tokens, encoded.sentences
+        if self._pairs and not kept.all():
+            kept = kept.reshape(-1, 2).all(1).repeat(2)
+            tokens = tokens[np.repeat(kept, encoded.token_counts)]
+            sentences = sentences[np.repeat(kept, encoded.sentence_counts)]
         self.without_tokens += int(len(kept) - kept.sum())
         columns = {
             "numbers": batch.numbers,
@@ -149,8 +156,8 @@ class TokenPart:
         }
         for name, column in columns.items():
             self._columns[name].append(column[kept])
-        self._tokens.append(encoded.tokens)
-        self._sentences.append(encoded.sentences)
+        self._tokens.append(tokens)
+        self._sentences.append(sentences)
 
     def write(self, path: Path, facts: dict[str, Any]) -> None:
         """Write ``PATH.tokens``; `facts` has ``labels``."""
@@ -160,8 +167,10 @@ class TokenPart:
         columns["hashes"] = columns["hashes"].reshape(-1, 2)
         groups, splits = self._sections(columns, facts["labels"])
         numbers = columns["numbers"].astype(np.uint64) + np.uint64(self._part.first_document)
-        keys = shuffle_keys(columns["hashes"], numbers, self._config.seed) if self._config.shuffle else numbers
-        columns["keys"] = keys.astype("<u8")
+        together = 2 if self._pairs else 1  # they have one place, in the order of their numbers
+        hashes, firsts = columns["hashes"][::together], numbers[::together]
+        keys = shuffle_keys(hashes, firsts, self._config.seed) if self._config.shuffle else firsts
+        columns["keys"] = np.repeat(keys, together).astype("<u8")
         names = sorted(set(groups))
         section = np.array([names.index(group) for group in groups], np.int64) * len(SPLITS) + splits
         order = np.lexsort((columns["numbers"], columns["keys"], section))
@@ -183,6 +192,10 @@ class TokenPart:
         else:
             names = [label[0 if by == "source" else 1] or UNKNOWN_GROUP for label in labels]
             groups = [names[label] for label in columns["labels"].tolist()]
+            if self._pairs:
+                both = zip(groups[::2], groups[1::2], strict=True)
+                joined = [a if by == "source" else "-".join(sorted((a, b))) for a, b in both]
+                groups = [group for group in joined for _ in range(2)]
         held_out = validation_mask(columns["hashes"], self._config.validation_fraction, self._config.seed)
         return groups, held_out.astype(np.int64)
 

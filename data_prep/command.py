@@ -62,6 +62,8 @@ def summary(manifest: Manifest, config: PrepConfig, seconds: float | None) -> st
             f"({manifest.total(split, 'tokens') / max(statistics['tokens'], 1):.2%}), "
             f"{manifest.total(split, 'blocks'):,} blocks in {len(manifest.splits[split]):,} shards"
         )
+    if pairs := sum(corpus.get("translation_pairs", 0) for corpus in statistics["corpora"].values()):
+        lines.append(f"  of these {pairs:,} translation pairs, two documents each")
     kept_bytes = sum(corpus["bytes"] for corpus in statistics["corpora"].values())
     unknown = statistics["unknown_tokens"] / max(statistics["tokens"], 1)
     lines.append(

@@ -65,6 +65,16 @@ class TokenizerConfig:
 
 
 @dataclass(frozen=True)
+class ParallelConfig:
+    """Where the translation of each document stands; with nothing set, documents are single texts."""
+
+    text_field: str = ""
+    """Name of the JSON field that holds the translation, such as ``text_pair``; a ``moses:`` input needs none."""
+    language: str = ""
+    """Language code of translations that do not tell their own (fields ``language_pair`` or ``lang_pair``)."""
+
+
+@dataclass(frozen=True)
 class CorpusConfig:
     """One named corpus of several; what is unset here is taken from the options of the same name beside ``corpora``."""
 
@@ -78,12 +88,16 @@ class CorpusConfig:
     """Language code of documents that do not tell their own."""
     source: str | None = None
     """Source name of documents that do not tell their own; unset takes the corpus's name."""
+    license: str | None = None
+    """Licence of its texts."""
     encoding: str | None = None
     """Character encoding of text files and JSON lines."""
     weight: float | None = None
     """Share of this corpus in training, in proportion to the other weights; unset for all takes each by its size."""
     clean: CleanConfig | None = None
     """Cleaning of this corpus, in place of ``clean``."""
+    parallel: ParallelConfig | None = None
+    """Translations in this corpus, in place of ``parallel``."""
 
     def patterns(self) -> list[str]:
         """Return the inputs one by one; a comma separates them, except where it belongs to a name."""
@@ -106,7 +120,8 @@ class PrepConfig:
     .txt, .jsonl, .parquet, .arrow, .xml (MediaWiki dump), .warc or .wet files (.gz, .zst, .bz2, .xz too), a folder
     written by ``datasets`` (save_to_disk), ``hf:NAME[:CONFIG][@SPLIT]`` (a data set of the hub; ``hf-stream:`` does not
     download it first), ``docstrings`` or ``docstrings:numpy,scipy`` (documentation strings of installed packages;
-    ``python`` is the standard library)."""
+    ``python`` is the standard library), ``moses:FIRST+SECOND`` (two text files of as many lines, each line the
+    translation of the same line of the other)."""
     corpora: dict[str, CorpusConfig] = field(default_factory=dict)
     """Several named corpora in place of ``inputs``, each with inputs, language, weight and cleaning of its own; read in
     the order of their names."""
@@ -118,6 +133,8 @@ class PrepConfig:
     """Evaluation texts that must not be trained on."""
     dedup: DedupConfig = field(default_factory=DedupConfig)
     """Duplicates."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """Translations: documents become pairs of texts, and rows of them are trained as such."""
     text_field: str = "text"
     """Name of the JSON field or column that holds the text."""
     text_documents: str = "file"
@@ -126,6 +143,8 @@ class PrepConfig:
     """Language code to record for documents that do not tell their own (fields ``language`` or ``lang``)."""
     source: str = ""
     """Source name to record for documents that do not tell their own (field ``source``)."""
+    license: str = ""
+    """Licence of the texts (``cc-by-sa-4.0``): recorded, and shown in the card of models made of them."""
     encoding: str = "utf-8"
     """Character encoding of text files and JSON lines, one that extends ASCII (``latin-1``, ``cp1252``, ``euc-jp``)."""
     encoding_errors: str = "stop"
@@ -215,8 +234,10 @@ class PrepConfig:
                 text_documents=corpus.text_documents or self.text_documents,
                 language=self.language if corpus.language is None else corpus.language,
                 source=(self.source or name) if corpus.source is None else corpus.source,
+                license=self.license if corpus.license is None else corpus.license,
                 encoding=corpus.encoding or self.encoding,
                 clean=corpus.clean or self.clean,
+                parallel=corpus.parallel or self.parallel,
             )
             for name, corpus in sorted(corpora.items())
         }
@@ -230,6 +251,12 @@ class PrepConfig:
         values = plain(self)
         values["corpora"] = plain(self.resolved_corpora()) if self.corpora else {}
         values["inputs"] = self.resolved_corpora()[""].inputs if self.inputs else []
+        # Left out where unset: a set made before there were translations or licences still fits its command.
+        for section in (values, *values["corpora"].values()):
+            if section["parallel"] == plain(ParallelConfig()):
+                del section["parallel"]
+            if not section["license"]:
+                del section["license"]
         return {key: value for key, value in values.items() if key not in ("output", "workers")}
 
 

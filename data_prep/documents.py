@@ -20,6 +20,17 @@ def content_hashes(texts: Sequence[bytes]) -> np.ndarray:
     return np.frombuffer(digests, "<u8").reshape(-1, 2)
 
 
+def pair_hashes(texts: Sequence[bytes]) -> np.ndarray:
+    """Hashes of texts of which each two are a translation pair, [D, 2] uint64: of the pair, told apart in the last bit.
+
+    So both have one place in everything that a hash decides, and neither is a copy of the other.
+    """
+    digests = content_hashes([b"%d %b%b" % (len(a), a, b) for a, b in zip(texts[::2], texts[1::2], strict=True)])
+    hashes = np.repeat(digests, 2, axis=0)
+    hashes[1::2, 1] ^= np.uint64(1)
+    return hashes
+
+
 def validation_mask(hashes: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Whether documents are held out, bool [D]: copies of a text go the same way; `hashes` of `content_hashes`."""
     return hash_words(seed, _VALIDATION, hashes[:, 0]) < np.uint64(fraction * 2.0**64)

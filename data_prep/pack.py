@@ -23,7 +23,7 @@ from data_prep.build import TOKENS, dropped_numbers
 from data_prep.config import PrepConfig
 from data_prep.part import PartFile
 from data_prep.plan import PartId
-from electra_ds.data.format import Block, ShardInfo, ShardWriter, read_index, token_dtype
+from electra_ds.data.format import PAIRS, TEXT, Block, ShardInfo, ShardWriter, read_index, token_dtype
 from electra_ds.errors import DataError
 from electra_ds.files import sha256_of
 
@@ -36,6 +36,7 @@ class Shard:
         name: without ending. group, split: whose documents. cell, cells: which share of them.
         parts: pieces that hold documents of the section, in order, and the section's tokens before each of them.
         tokens: tokens of the section in all parts. vocab_size: of the tokenizer.
+        pairs: its documents are translation pairs, two a pair.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Shard:
     parts: Sequence[tuple[PartId, int]]
     tokens: int
     vocab_size: int
+    pairs: bool = False
 
 
 def shard_name(split: str, group: str, number: int) -> str:
@@ -74,13 +76,17 @@ def write_shard(config: PrepConfig, work: Path, folder: Path, target: Path, shar
     if info is not None and marker.exists():
         with np.load(marker, allow_pickle=False) as kept:
             return {
-                "info": dataclasses.replace(info, corpus=shard.group),
+                "info": _described(info, shard),
                 "cut": int(kept["cut"]),
                 "used": kept["used"],
             }
     cell = gather(config, work, shard)
     frequencies = np.zeros(shard.vocab_size, bool)
-    cuts = list(cut_blocks(cell.ends, cell.sentences, config.block_tokens))
+    cuts = list(
+        pair_blocks(cell.ends, config.block_tokens)
+        if shard.pairs
+        else cut_blocks(cell.ends, cell.sentences, config.block_tokens)
+    )
     with ShardWriter(target, shard.name) as writer:
         for begin, end in cuts:
             block = cell.block(begin, end)
@@ -93,7 +99,11 @@ def write_shard(config: PrepConfig, work: Path, folder: Path, target: Path, shar
     temporary = marker.with_suffix(".partial.npz")
     np.savez(temporary, cut=np.int64(cut), used=used)
     temporary.replace(marker)
-    return {"info": dataclasses.replace(info, corpus=shard.group), "cut": cut, "used": used}
+    return {"info": _described(info, shard), "cut": cut, "used": used}
+
+
+def _described(info: ShardInfo, shard: Shard) -> ShardInfo:
+    return dataclasses.replace(info, corpus=shard.group, kind=PAIRS if shard.pairs else TEXT)
 
 
 def whole_shard(folder: Path, name: str) -> ShardInfo | None:
@@ -118,6 +128,7 @@ class Cell:
         tokens: D arrays. ends: int64 [D], one past each document's last token, counted through the cell.
         sentences: int64 [S], sentence starts, counted through the cell.
         labels: D numbers of `names`; names: [source, language, file].
+        pairs: each two documents are translations of each other.
     """
 
     tokens: list[np.ndarray]
@@ -126,6 +137,7 @@ class Cell:
     labels: np.ndarray
     names: list[list[str]]
     dtype: np.dtype[Any]
+    pairs: bool = False
 
     def block(self, begin: int, end: int) -> Block:
         """Tokens [begin, end) of the cell as a block."""
@@ -143,14 +155,24 @@ class Cell:
         if not len(sentences) or sentences[0] != begin:
             sentences = np.append(begin, sentences)
         sentences = sentences - begin
-        changes = np.flatnonzero(np.diff(self.labels[first:last], prepend=-1))
+        labels = self.labels[first:last]
+        if self.pairs:
+            codes, of_pair = np.unique(labels.reshape(-1, 2), axis=0, return_inverse=True)
+            of_pair = of_pair.reshape(-1)
+            changes = np.flatnonzero(np.diff(of_pair, prepend=-1))
+            kinds, named = of_pair[changes].tolist(), [[self.names[label] for label in code] for code in codes.tolist()]
+        else:
+            changes = np.flatnonzero(np.diff(labels, prepend=-1))
+            kinds, named = labels[changes].tolist(), [[name] for name in self.names]
         seen: dict[int, int] = {}
-        numbers = [seen.setdefault(label, len(seen)) for label in self.labels[first:last][changes].tolist()]
+        numbers = [seen.setdefault(kind, len(seen)) for kind in kinds]
+        step = 2 if self.pairs else 1
         metadata = {
             "continues": bool(starts[0] < begin),
-            "labels": [self.names[label] for label in seen],
+            "labels": [name for kind in seen for name in named[kind]],
             # Runs of documents alike are written once: metadata stays small beside the tokens.
-            "runs": [list(run) for run in zip(changes.tolist(), numbers, strict=True)],
+            "runs": [[change * step, number * step] for change, number in zip(changes.tolist(), numbers, strict=True)],
+            **({"pairs": True} if self.pairs else {}),
         }
         documents = np.maximum(starts - begin, 0)
         return Block(
@@ -192,6 +214,15 @@ def cut_blocks(ends: np.ndarray, sentences: np.ndarray, limit: int) -> Iterator[
         begin = end
 
 
+def pair_blocks(ends: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:
+    """Like `cut_blocks` for documents of which each two are a pair: a block ends with the pair that fills it."""
+    begin, borders = 0, ends[1::2]
+    while begin < (int(borders[-1]) if len(borders) else 0):
+        end = int(borders[min(int(np.searchsorted(borders, begin + limit)), len(borders) - 1)])
+        yield begin, end
+        begin = end
+
+
 def gather(config: PrepConfig, work: Path, shard: Shard) -> Cell:
     """Read a cell's documents out of all parts and put them in order."""
     tokens: list[np.ndarray] = []
@@ -228,6 +259,7 @@ def gather(config: PrepConfig, work: Path, shard: Shard) -> Cell:
         np.concatenate(labels)[order],
         [list(name) for name in names],
         dtype,
+        shard.pairs,
     )
 
 
@@ -268,7 +300,8 @@ def _locate(
         keys = part.slice("keys", first, first + count)[rows - first]
         return rows, ((keys >> np.uint64(32)) * np.uint64(shard.cells) >> np.uint64(32)).astype(np.int64)
     counts = part.slice("token_counts", first, first + count)[rows - first].astype(np.int64)
-    return rows, (before + np.cumsum(counts) - counts) * shard.cells // shard.tokens
+    cells = (before + np.cumsum(counts) - counts) * shard.cells // shard.tokens
+    return rows, np.repeat(cells[::2], 2) if shard.pairs else cells
 
 
 def _of_part(config: PrepConfig, path: Path, shard: Shard, before: int) -> _Slice | None:

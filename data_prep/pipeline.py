@@ -318,8 +318,11 @@ class Preparation:
         vocab_size: int,
     ) -> dict[str, Any]:
         removals = tally.removals.to_json()
+        counts = tally.statistics()
+        for name in self._plan.paired:
+            counts["corpora"][name]["translation_pairs"] = counts["corpora"][name]["documents"] // 2
         return {
-            **tally.statistics(),
+            **counts,
             "documents_changed": removals["changed"],
             "removed_samples": removals["samples"],
             "documents_cut": written["cut"],

@@ -6,6 +6,7 @@ the input alone, orders documents as they stand there, and is known without coun
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -69,6 +70,8 @@ class Plan:
     inputs: list[Input]
     corpora: dict[str, CorpusConfig]
     piece_bytes: int
+    paired: frozenset[str] = frozenset()
+    """Corpora whose documents are translation pairs."""
 
     def identity(self) -> list[dict[str, Any]]:
         """What the manifest records of the inputs."""
@@ -119,6 +122,7 @@ def make_plan(config: PrepConfig) -> Plan:
     """
     corpora = config.resolved_corpora()
     found = [(name, open_sources(corpus, config)) for name, corpus in corpora.items()]
+    paired = frozenset(name for name, sources in found if _paired(corpora[name], sources))
     total = sum(source.size for _, sources in found for source in sources)
     piece_bytes = min(max(PIECE_BYTES, total // 4096), MAX_PIECE_BYTES)
     inputs: list[Input] = []
@@ -130,4 +134,24 @@ def make_plan(config: PrepConfig) -> Plan:
         raise UserError(
             f"inputs: {len(inputs)} files, at most {MAX_INPUTS} can be numbered; join small files into larger ones"
         )
-    return Plan(inputs, corpora, piece_bytes)
+    return Plan(inputs, corpora, piece_bytes, paired)
+
+
+def _paired(corpus: CorpusConfig, sources: Sequence[Source]) -> bool:
+    """Whether a corpus consists of translation pairs.
+
+    Raises:
+        UserError: some of its sources have translations and some have none.
+    """
+    single = [source for source in sources if not source.pairs]
+    if single and corpus.parallel and corpus.parallel.text_field:
+        raise UserError(
+            f"parallel.text_field: {single[0].name} is not of JSON lines, from which translations are read; name the "
+            "other inputs in a corpus of their own"
+        )
+    if single and len(single) < len(sources):
+        pair = next(source for source in sources if source.pairs)
+        raise UserError(
+            f"inputs: {pair.name} has translations, {single[0].name} has none; make each a corpus of its own (corpora)"
+        )
+    return not single

@@ -21,6 +21,7 @@ from data_prep.pack import Shard, cells_of_part, shard_name
 from data_prep.part import PartFile
 from data_prep.plan import PartId
 from data_prep.work import Job
+from electra_ds.errors import UserError
 
 Section = tuple[str, str]
 """Group and split."""
@@ -43,6 +44,7 @@ class Tally:
         lengths: corpus: documents by length, see `LENGTH_BINS`.
         read, bytes: corpus: documents read, and bytes of their text.
         dropped: corpus: reason: documents, copies among them. removals: of the cleaning steps, with samples.
+        paired, single: groups with translation pairs, and with texts by themselves.
     """
 
     parts: dict[Section, dict[PartId, tuple[int, int]]] = field(default_factory=dict)
@@ -53,6 +55,8 @@ class Tally:
     bytes: Counter[str] = field(default_factory=Counter)
     dropped: dict[str, Counter[str]] = field(default_factory=dict)
     removals: Removals = field(default_factory=Removals)
+    paired: set[str] = field(default_factory=set)
+    single: set[str] = field(default_factory=set)
 
     def add_part(self, job: Job, part: PartId) -> None:
         """Count a part, without the copies in it."""
@@ -69,6 +73,7 @@ class Tally:
                 rows = slice(first, first + count)
                 documents = int(kept[rows].sum())
                 if documents:
+                    (self.paired if facts.get("pairs") else self.single).add(group)
                     self.parts.setdefault((group, split), {})[part] = (documents, int(every[rows].sum()))
                 first += count
         corpus = facts["corpus"]
@@ -104,6 +109,8 @@ class Tally:
         for corpus, counts in other.dropped.items():
             self.dropped.setdefault(corpus, Counter()).update(counts)
         self.removals.merge(other.removals)
+        self.paired |= other.paired
+        self.single |= other.single
 
     def documents(self, split: str) -> int:
         """Documents of a split."""
@@ -172,7 +179,16 @@ def occupied(job: Job, shards: list[Shard], mine: set[PartId]) -> set[str]:
 
 
 def plan_cells(config: PrepConfig, tally: Tally, vocab_size: int, groups: Iterable[str]) -> list[Shard]:
-    """One `Shard` for each cell, perhaps empty ones among them; by split, by group in the order given."""
+    """One `Shard` for each cell, perhaps empty ones among them; by split, by group in the order given.
+
+    Raises:
+        UserError: a group has both translation pairs and texts by themselves.
+    """
+    if both := sorted(tally.paired & tally.single):
+        raise UserError(
+            f"group_by: {config.group_by} '{both[0]}' has translation pairs and single texts; give the pairs another "
+            "name, or group by corpus"
+        )
     shards = []
     per_shard = config.shard_blocks * config.block_tokens
     for split in SPLITS:
@@ -185,7 +201,17 @@ def plan_cells(config: PrepConfig, tally: Tally, vocab_size: int, groups: Iterab
             placed = [(part, begin) for (part, _), begin in zip(parts, before, strict=False)]
             cells = max(1, round(total / per_shard))
             shards += [
-                Shard(shard_name(split, group, cell), group, split, cell, cells, placed, total, vocab_size)
+                Shard(
+                    shard_name(split, group, cell),
+                    group,
+                    split,
+                    cell,
+                    cells,
+                    placed,
+                    total,
+                    vocab_size,
+                    group in tally.paired,
+                )
                 for cell in range(cells)
             ]
     return shards

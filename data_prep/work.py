@@ -14,7 +14,7 @@ from data_prep.build import TEXT, Batch, TextPart, TokenPart, dropped_numbers, r
 from data_prep.clean.removals import Removals
 from data_prep.clean.steps import Cleaner
 from data_prep.config import PrepConfig
-from data_prep.documents import content_hashes
+from data_prep.documents import content_hashes, pair_hashes
 from data_prep.pack import Shard, write_shard
 from data_prep.part import PartFile
 from data_prep.plan import MAX_DOCUMENTS, PartId, Plan
@@ -64,11 +64,12 @@ class Worker:
         """
         job = self._job
         part, corpus = PartId(number, piece.number), job.plan.inputs[number].corpus
-        target = TokenPart(job.config, corpus, part, self._tokenizer()) if with_tokens else TextPart()
+        pairs = corpus in job.plan.paired
+        target = TokenPart(job.config, corpus, part, self._tokenizer(), pairs) if with_tokens else TextPart()
         labels: dict[tuple[str, ...], int] = {}
         removals = Removals()
         dropped: Counter[str] = Counter(piece.dropped)
-        facts: dict[str, Any] = {"corpus": corpus, "read": 0, "bytes": 0}
+        facts: dict[str, Any] = {"corpus": corpus, "pairs": pairs, "read": 0, "bytes": 0}
         for batch in self._batches(number, piece, labels, removals, dropped, facts):
             target.add(batch)
         if isinstance(target, TokenPart):
@@ -84,8 +85,9 @@ class Worker:
         path = job.path(part)
         drops = dropped_numbers(path)
         with PartFile(path.with_suffix(TEXT)) as source:
-            target = TokenPart(job.config, source.facts["corpus"], part, self._tokenizer())
-            for batch in read_batches(source, BATCH_BYTES):
+            pairs = source.facts.get("pairs", False)
+            target = TokenPart(job.config, source.facts["corpus"], part, self._tokenizer(), pairs)
+            for batch in read_batches(source, BATCH_BYTES, 2 if pairs else 1):
                 target.add(batch.select(~np.isin(batch.numbers, drops)) if len(drops) else batch)
             facts = dict(source.facts)
         if target.without_tokens:
@@ -128,34 +130,48 @@ class Worker:
         numbers: list[int] = []
         label_numbers: list[int] = []
         size = 0
+        sides = 2 if source.pairs else 1
         for count, document in enumerate(source.documents(piece, dropped)):
-            facts["read"] = count + 1
-            if count >= MAX_DOCUMENTS:
+            facts["read"] = (count + 1) * sides
+            if count >= MAX_DOCUMENTS // sides:
                 raise DataError(f"{source.name}: more than {MAX_DOCUMENTS} documents in one piece; split the file")
-            kept = cleaner.clean(document, removals)
-            facts["bytes"] += len(document.text.encode()) if kept is not document else 0
-            if kept is None:
+            kept = []
+            for original in (document,) if document.translation is None else (document, document.translation):
+                cleaned = cleaner.clean(original, removals)
+                facts["bytes"] += len(original.text.encode()) if cleaned is not original else 0
+                if cleaned is not None:
+                    text = cleaned.text.encode()
+                    facts["bytes"] += len(text) if cleaned is original else 0
+                    kept.append((text, cleaned))
+            if len(kept) < sides:
+                if kept:
+                    dropped["its translation was dropped"] += 1
                 continue
-            text = kept.text.encode()
-            facts["bytes"] += len(text) if kept is document else 0
-            texts.append(text)
-            numbers.append(count)
-            label_numbers.append(labels.setdefault(_label(kept), len(labels)))
-            size += len(text)
+            for side, (text, cleaned) in enumerate(kept):
+                texts.append(text)
+                numbers.append(count * sides + side)
+                label_numbers.append(labels.setdefault(_label(cleaned), len(labels)))
+                size += len(text)
             if size >= BATCH_BYTES:
-                yield self._batch(texts, numbers, label_numbers)
+                yield self._batch(texts, numbers, label_numbers, source.pairs)
                 texts, numbers, label_numbers, size = [], [], [], 0
         if texts:
-            yield self._batch(texts, numbers, label_numbers)
+            yield self._batch(texts, numbers, label_numbers, source.pairs)
 
-    def _batch(self, texts: list[bytes], numbers: list[int], labels: list[int]) -> Batch:
+    def _batch(self, texts: list[bytes], numbers: list[int], labels: list[int], pairs: bool) -> Batch:
         dedup = self._job.config.dedup
         bands = None
         if dedup.near:
             from data_prep.dedup.minhash import signatures
 
-            bands = signatures([text.decode() for text in texts], dedup)
-        return Batch(texts, np.array(numbers, "<u4"), np.array(labels, "<u4"), content_hashes(texts), bands)
+            compared = [text.decode() for text in texts]
+            if pairs:
+                compared = [f"{a}\n{b}" for a, b in zip(compared[::2], compared[1::2], strict=True)]
+            bands = signatures(compared, dedup)
+            if pairs:  # copies are found of whole pairs, and both texts of them; never one text for the other's copy
+                bands = np.stack([bands, ~bands], axis=1).reshape(len(texts), -1)
+        hashes = pair_hashes(texts) if pairs else content_hashes(texts)
+        return Batch(texts, np.array(numbers, "<u4"), np.array(labels, "<u4"), hashes, bands)
 
 
 def _label(document: Document) -> tuple[str, ...]:

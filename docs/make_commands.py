@@ -9,6 +9,7 @@ from pathlib import Path
 
 from electra_ds.bench.command import BENCHMARKS
 from electra_ds.cli import COMMANDS
+from electra_ds.evaluate.command import EVALUATIONS
 
 
 def main() -> None:
@@ -18,7 +19,9 @@ def main() -> None:
         "# Commands\n\nMade by `make docs` from the config classes. A field `--section.field` is "
         "`section: {field: ...}` in YAML.\n"
     ]
-    named = {**COMMANDS, **{f"bench {name}": entry for name, entry in BENCHMARKS.items()}}
+    parts = {"evaluate": EVALUATIONS, "bench": BENCHMARKS}
+    inner = {f"{command} {name}": entry for command, kinds in parts.items() for name, entry in kinds.items()}
+    named = {**COMMANDS, **inner}
     for name, (_, summary) in named.items():
         command = [sys.executable, "-m", "electra_ds", *name.split(), "--help"]
         text = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout

@@ -61,6 +61,8 @@ class RunState:
     """Of the rows consumed, those of blocks that could not be read (data.on_corrupt=skip)."""
     mixture: dict[str, float] = field(default_factory=dict)
     """Corpus: its share of the rows; empty if all blocks are one pool."""
+    optimizer: str = "torch"
+    """Backend that made the updates: what its state looks like."""
 
 
 def checkpoint_name(step: int) -> str:
@@ -155,5 +157,46 @@ def load_weights_only(path: Path, map_location: Any = "cpu", mmap: bool = False)
         with torch.serialization.safe_globals(allowed):
             return torch.load(str(path), map_location=map_location, weights_only=True, mmap=mmap)
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise DataError(f"{path}: refused or damaged ({first}); it was not written by electra_ds pretrain") from error
+        raise DataError(
+            f"{path}: refused or damaged ({_why(path, error)}); it was not written by electra_ds pretrain"
+        ) from error
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """Load a state dict that torch pickled, such as ``pytorch_model.bin``: tensors by name, and nothing else.
+
+    Raises:
+        DataError: anything else is in it, which is named and never run; or it is damaged.
+    """
+    import zipfile
+
+    import torch
+
+    try:
+        content = torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:
+        raise DataError(
+            f"{path}: refused or damaged ({_why(path, error)}); expected tensors only, or a file of safetensors"
+        ) from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: refused, it holds a {type(content).__name__}; expected a state dict")
+    odd = [str(key) for key, value in content.items() if not isinstance(value, torch.Tensor)]
+    if odd:
+        raise DataError(f"{path}: refused, it holds {', '.join(odd[:5])} beside tensors; expected a state dict")
+    return dict(content)
+
+
+def _why(path: Path, error: Exception) -> str:
+    """Why torch would not load a file: what its pickle would import or run, which is named without importing it."""
+    import torch
+
+    # DeepSpeed's classes that are allowed are among what torch lists; those that are not are named by its own error.
+    found = set(re.findall(r"GLOBAL ([\w.]+)", str(error)))
+    try:
+        listed = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+        found |= {name for name in listed if not name.startswith("deepspeed.")}
+    except Exception:  # torch's old format, or no pickle at all
+        pass
+    if found:
+        return f"it would run or build {', '.join(sorted(found))}"
+    return (str(error).strip().splitlines() or [repr(error)])[0]

@@ -21,10 +21,11 @@ COMMANDS = {
     "pretrain": ("electra_ds.training.command", "train generator and discriminator on shards"),
     "convert": ("electra_ds.export.command", "ZeRO checkpoint to Hugging Face folders, and back"),
     "finetune": ("electra_ds.finetune.command", "train a task head on a Hugging Face folder; scores"),
+    "evaluate": ("electra_ds.evaluate.command", "held-out quality, zero-shot, bias, robustness of a model"),
     "doctor": ("electra_ds.doctor.command", "is this machine or allocation fit to train"),
     "submit": ("electra_ds.submit.command", "render, show and submit the Slurm jobs of a run, or of a whole chain"),
     "plan": ("electra_ds.plan.command", "will it fit, what will it cost: memory, traffic and time of a run beforehand"),
-    "report": ("electra_ds.report", "one HTML page with plots of a run"),
+    "report": ("electra_ds.report", "one HTML page with plots of a run, or of several"),
     "bench": ("electra_ds.bench.command", "benchmarks beside others in one run, with reports to repeat"),
 }
 """Name: (module with `main`, one line for the overview)."""

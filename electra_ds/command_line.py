@@ -7,13 +7,16 @@ each field as help, reads YAML by ``--config``, and validates types; here its co
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import json
+import keyword
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from electra_ds.config_file import check_config_file
+from electra_ds.config_file import check_config_file, rename_keywords, spelled
 from electra_ds.errors import UserError, did_you_mean
 
 Config = TypeVar("Config")
@@ -71,6 +74,23 @@ def bare_flag(arguments: Sequence[str], flag: str) -> list[str]:
     return result
 
 
+def several(arguments: Sequence[str], flag: str) -> list[str]:
+    """Let an option that takes a list be followed by its values, as in ``--other one.tsv two.tsv``."""
+    result: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if argument.partition("=")[0] != flag:
+            result.append(argument)
+            continue
+        values = [argument.partition("=")[2]] if "=" in argument else []
+        while rest and not rest[0].startswith("--"):
+            values.append(rest.pop(0))
+        is_list = len(values) == 1 and values[0].startswith("[")
+        result.append(f"{flag}={values[0] if is_list else json.dumps(values)}")
+    return result
+
+
 def dump_yaml(config: Any) -> str:
     """Return a config as YAML that ``--config`` reads back to an equal object."""
     import yaml
@@ -81,7 +101,7 @@ def dump_yaml(config: Any) -> str:
 def plain(value: Any) -> Any:
     """Turn dataclasses, tuples and paths into JSON-compatible dicts, lists and strings."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {spelled(field.name): plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -92,13 +112,30 @@ def plain(value: Any) -> Any:
 def _parser(config_class: type, program: str) -> Any:
     from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
+    class Parser(ArgumentParser):
+        def parse_string(self, content: str, *arguments: Any, **named: Any) -> Any:
+            return super().parse_string(rename_keywords(content, config_class), *arguments, **named)
+
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog=program, exit_on_error=False, allow_abbrev=False, description=config_class.__doc__)
+    parser = Parser(prog=program, exit_on_error=False, allow_abbrev=False, description=config_class.__doc__)
     parser.add_argument(
         "--config", action=ActionConfigFile, help="YAML file with the fields below (or a recipe's name)"
     )
     parser.add_class_arguments(config_class, None)
+    _spell_options(parser)
     return parser
+
+
+def _spell_options(parser: Any) -> None:
+    """Let the option of a field named like ``from_`` be ``--section.from``."""
+    options = parser._option_string_actions
+    for option in [option for option in options if option.endswith("_")]:
+        section, dot, name = option.rpartition(".")
+        if dot and spelled(name) != name:
+            action = options.pop(option)
+            options[section + dot + spelled(name)] = action
+            action.option_strings = [section + dot + spelled(name)]
+            action.metavar = spelled(name).upper()
 
 
 def _resolve_config(arguments: Sequence[str], find_config: Callable[[str], Path] | None) -> Iterator[str]:
@@ -128,7 +165,7 @@ def field_paths(config_class: type, prefix: str = "") -> Iterator[str]:
     hints = get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
         kind = hints[field.name]
-        yield prefix + field.name
+        yield prefix + spelled(field.name)
         if dataclasses.is_dataclass(kind) and isinstance(kind, type):
             yield from field_paths(kind, f"{prefix}{field.name}.")
 
@@ -137,6 +174,7 @@ def _readable(error: Exception, config_class: type, program: str) -> str:
     """One sentence from what jsonargparse or a config's own check said."""
     message = " ".join(str(error).split())
     message = re.sub(r'^Parser key "([^"]+)":\s*', r"\1: ", message)
+    message = re.sub(rf"\b({'|'.join(keyword.kwlist)})_(?!\w)", r"\1", message)
     unknown = re.search(
         r"(?:Unrecognized arguments: --|does not accept (?:option|nested key) '|Key ')([\w.]+)", message, re.IGNORECASE
     )
@@ -154,3 +192,40 @@ def print_error(error: BaseException) -> None:
     """Write one error to standard error, in the form every command uses."""
     sys.stderr.write(f"electra-ds: error: {error}\n")
     sys.stderr.flush()
+
+
+def run_named(
+    arguments: list[str],
+    program: str,
+    commands: Mapping[str, tuple[str, str]],
+    unit: str,
+    placeholder: str,
+    listed: str,
+) -> int:
+    """Run one of several commands that share a door, or say which there are.
+
+    Args:
+        arguments: its name, then its options.
+        program: the door's name, for messages.
+        commands: name to (module with `main`, one line for the overview).
+        unit: what one of them is called in messages (``benchmark``).
+        placeholder: stands for a name in the usage.
+        listed: the same in the usage, where a plural takes an s.
+
+    Returns:
+        Exit status.
+
+    Raises:
+        UserError: none of that name.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(map(len, commands))
+        print(f"usage: {program} {placeholder} [options]\n")
+        print(f"options: each {listed} has its own; {placeholder} --help shows them\n\n{listed}s:")
+        print("\n".join(f"  {name:<{width}}  {summary}" for name, (_, summary) in commands.items()))
+        return 0
+    name = arguments[0]
+    if name not in commands:
+        raise UserError(f"no {unit} '{name}'{did_you_mean(name, commands)}. '{program} --help' lists them")
+    module = importlib.import_module(commands[name][0])
+    return int(module.main(arguments[1:], f"{program} {name}") or 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import keyword
 import types
 import typing
 from pathlib import Path
@@ -45,9 +46,8 @@ def _check(node: Any, kind: Any, prefix: str, path: Path) -> None:
 
     if not isinstance(node, yaml.MappingNode):
         return
-    classes = [kind, *typing.get_args(kind)] if isinstance(kind, types.UnionType) else [kind]
-    config_class = next((one for one in classes if dataclasses.is_dataclass(one)), None)
-    hints = typing.get_type_hints(config_class) if config_class else {}
+    config_class = _class_of(kind)
+    hints = _hints(config_class)
     values = typing.get_args(kind)[1] if typing.get_origin(kind) is dict else None
     seen: set[str] = set()
     for key, value in node.value:
@@ -69,3 +69,50 @@ def _check(node: Any, kind: Any, prefix: str, path: Path) -> None:
                 f"{where}'{prefix}{name}' is {value.value!r}; expected fields below it, such as 'inputs: ...'"
             )
         _check(value, inner, f"{prefix}{name}.", path)
+
+
+def spelled(name: str) -> str:
+    """How a field is spelled in options and YAML: ``from`` for `from_`, as Python keeps keywords to itself."""
+    stem = name.removesuffix("_")
+    return stem if stem != name and keyword.iskeyword(stem) else name
+
+
+def rename_keywords(text: str, config_class: type) -> str:
+    """Give the keys of a YAML text that stand for fields like `from_` the fields' own names."""
+    import yaml
+
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError:
+        return text  # the parser tells of it
+    for index in sorted(_keyword_ends(root, config_class), reverse=True):
+        text = f"{text[:index]}_{text[index:]}"
+    return text
+
+
+def _keyword_ends(node: Any, kind: Any) -> typing.Iterator[int]:
+    """Where such keys end in the text."""
+    import yaml
+
+    if not isinstance(node, yaml.MappingNode):
+        return
+    config_class = _class_of(kind)
+    names = {spelled(name): name for name in typing.get_type_hints(config_class)} if config_class else {}
+    hints = _hints(config_class)
+    for key, value in node.value:
+        name = str(key.value)
+        if names.get(name, name) != name:
+            yield key.end_mark.index - len(key.style or "")
+        yield from _keyword_ends(value, hints.get(name))
+
+
+def _class_of(kind: Any) -> Any:
+    """The config class that a field's type is or may be; None if it is something else."""
+    classes = [kind, *typing.get_args(kind)] if isinstance(kind, types.UnionType) else [kind]
+    return next((one for one in classes if dataclasses.is_dataclass(one)), None)
+
+
+def _hints(config_class: Any) -> dict[str, Any]:
+    """Type of each field by its spelling."""
+    hints = typing.get_type_hints(config_class) if config_class else {}
+    return {spelled(name): hint for name, hint in hints.items()}

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -113,3 +113,35 @@ def free_space(path: str | os.PathLike[str]) -> str:
             folder = os.path.dirname(folder)
         except OSError as error:
             return f"its free space cannot be told: {error}"
+
+
+def take_output_folder(output: str, settings: str, results: str, ours: Callable[[str], bool]) -> tuple[Path, set[str]]:
+    """Create a command's output folder, or take over an unfinished one of its own; nothing is deleted.
+
+    Args:
+        output: its path.
+        settings: name of the file that is written first and marks the folder as the command's.
+        results: name of the file that is written last and marks it as finished.
+        ours: whether a name, without `TEMPORARY_SUFFIX`, is one that the command writes.
+
+    Returns:
+        The folder, and the names that lie in it.
+
+    Raises:
+        UserError: it holds finished results, or something else, or cannot be created.
+    """
+    folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"output: {output} is a file, expected a folder that is new or empty")
+    names = set(os.listdir(folder)) if folder.exists() else set()
+    if results in names:
+        raise UserError(f"output: {output} holds finished results; choose another --output, or delete it to run again")
+    foreign = sorted(name for name in names if not ours(name.removesuffix(TEMPORARY_SUFFIX)))
+    if foreign or (names and settings not in names):
+        found = ", ".join((foreign or sorted(names))[:3])
+        raise UserError(f"output: {output} holds something else ({found}); choose a new or empty folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output: {output} cannot be created ({error.strerror})") from error
+    return folder, names

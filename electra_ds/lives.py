@@ -83,14 +83,18 @@ def life_folder() -> Path | None:
 
 
 def record_failure(rank: int, kind: str, message: str, step: int | None = None) -> None:
-    """Leave a record in this life's folder; silent where there is none or it cannot be written."""
+    """Leave a record in this life's folder; silent where there is none or it cannot be written.
+
+    The first record of a rank stays: what follows, such as peers that go away, is its consequence.
+    """
     folder = life_folder()
     if folder is None:
         return
     failure = Failure(rank, node_name(), time.time(), kind, " ".join(message.split()), step)
     try:
         (folder / FAILURES).mkdir(parents=True, exist_ok=True)
-        (folder / FAILURES / f"rank-{rank:05d}.json").write_text(json.dumps(asdict(failure)) + "\n", "utf-8")
+        with open(folder / FAILURES / f"rank-{rank:05d}.json", "x", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(failure)) + "\n")
     except OSError:
         return
 

@@ -11,9 +11,11 @@ from electra_ds import resources
 from electra_ds.command_line import dump_yaml, parse, plain
 from electra_ds.data.config import DataConfig
 from electra_ds.errors import UserError
-from electra_ds.model.config import ModelConfig, ObjectiveConfig
+from electra_ds.kernels.config import KernelsConfig
+from electra_ds.model.config import ModelConfig, ObjectiveConfig, check_objective
 from electra_ds.training.config import (
     CheckpointConfig,
+    InitConfig,
     LoggingConfig,
     OptimizerConfig,
     ScheduleConfig,
@@ -29,6 +31,7 @@ MAY_CHANGE = (
     "checkpoint",
     "validation",
     "logging",
+    "kernels",
     "data.path",
     "data.cache_bytes",
     "data.cache_folder",
@@ -47,6 +50,9 @@ MAY_CHANGE = (
     "training.watchdog_seconds",
     "training.start_seconds",
     "training.peak_flops",
+    "training.on_nonfinite",
+    "training.nonfinite_limit",
+    "training.ema_decay",
 )
 """What a resumed run may set anew: nothing here decides what is computed (the shard set is compared by fingerprint)."""
 
@@ -65,8 +71,12 @@ class Recipe:
     """Shards and rows."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The two networks."""
+    init: InitConfig = field(default_factory=InitConfig)
+    """Weights to begin with."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """What is learned."""
+    kernels: KernelsConfig = field(default_factory=KernelsConfig)
+    """Backends of the fused operations."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Adam."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -89,6 +99,7 @@ class Recipe:
                 f"data.sequence_length={max(lengths)} is longer than model.max_positions={self.model.max_positions}; "
                 "shorten the rows or raise model.max_positions"
             )
+        check_objective(self.model, self.objective)
 
 
 def parse_recipe(arguments: Sequence[str], program: str) -> Recipe:

@@ -1,10 +1,13 @@
-"""Parameters and Adam's moments of a checkpoint of any ZeRO stage and world size, any part of them at a time.
+"""Parameters, Adam's moments and moving averages of a checkpoint of any ZeRO stage and world size, in any parts.
 
 Where they lie (DeepSpeed 0.19, whose utils/zero_to_fp32.py reads the same):
 
 - stage 0: whole in the model file; in bf16 and fp16 the optimizer keeps float32 masters beside the weights;
 - stages 1, 2: each parameter group is one flat vector, cut into equal pieces, one a rank;
 - stage 3: each parameter is cut on its own; a rank's pieces of all parameters of a group are one flat vector.
+
+The moving average of the weights, if the recipe keeps one, lies in files of our own beside DeepSpeed's (`ema_file`):
+one a rank, one in all at stage 0. Each lists which numbers of which parameters it has.
 
 Files are mapped into memory, not read: whoever needs a part of a parameter reads that part from the disk. Export and
 resuming on another number of ranks, or at another stage, stand on this.
@@ -25,9 +28,10 @@ from electra_ds.checkpoint import RunState, load_weights_only
 from electra_ds.errors import DataError
 from electra_ds.model.config import decays
 
-Kind = Literal["master", "exp_avg", "exp_avg_sq"]
+Kind = Literal["master", "exp_avg", "exp_avg_sq", "ema"]
 KINDS: tuple[Kind, ...] = ("master", "exp_avg", "exp_avg_sq")
-"""Float32 weights, and Adam's running means of gradients and of their squares."""
+"""Float32 weights, and Adam's running means of gradients and of their squares: what every checkpoint has."""
+EMA_VERSION = 1
 _PREFIXES = ("bf16_", "", "fp16_")
 
 
@@ -42,6 +46,11 @@ class _Extent:
     offset: int
     """In the flat vector (numbers)."""
     count: int
+
+
+def ema_file(rank: int) -> str:
+    """Name of the file in a checkpoint that holds a rank's part of the moving average."""
+    return f"ema_rank_{rank:05d}.pt"
 
 
 class ZeroPieces:
@@ -68,6 +77,8 @@ class ZeroPieces:
         self._whole: dict[str, dict[Kind, Tensor]] = {}
         self._stage_0_scale: float | None = None
         self._extents: dict[str, list[_Extent]] = {}
+        self._ema: dict[int, dict[str, Any]] | None = None
+        self._ema_extents: dict[str, list[_Extent]] = {}
         if self._stage == 0:
             self.updates = self._open_stage_0(model_file)
             return
@@ -80,7 +91,8 @@ class ZeroPieces:
             extents = self._cut_by_parameter if self._stage == 3 else self._cut_by_group
             for extent_name, extent in extents(number, group):
                 self._extents.setdefault(extent_name, []).append(extent)
-        self.updates = max((float(entry["step"]) for entry in self._adam(0).values()), default=0.0)
+        key = "optimizer_state_dict" if self._stage == 3 else "base_optimizer_state"
+        self.updates = _updates(self._optimizer(0)[key])
 
     def read(self, name: str, kind: Kind, begin: int = 0, end: int | None = None) -> Tensor:
         """Return numbers `begin` to `end` of a parameter, flattened: float32 [end - begin], a copy.
@@ -92,11 +104,11 @@ class ZeroPieces:
             end: one past the last; None for all.
         """
         end = self.shapes[name].numel() if end is None else end
-        if self._stage == 0:
+        if self._stage == 0 and kind != "ema":
             return self._whole[name][kind].detach().flatten()[begin:end].to(torch.float32, copy=True)
         out = torch.empty(end - begin, dtype=torch.float32)
         filled = 0
-        for extent in self._extents[name]:
+        for extent in self._extents_of(name, kind):
             low, high = max(begin, extent.begin), min(end, extent.begin + extent.count)
             if low < high:
                 source = self._flat(extent.rank, kind)[extent.group]
@@ -106,6 +118,18 @@ class ZeroPieces:
         if filled != end - begin:
             raise DataError(f"checkpoint {self._path}: its pieces hold {filled} of {end - begin} numbers of {name}")
         return out
+
+    @property
+    def ema_decay(self) -> float | None:
+        """Decay of the moving average that the checkpoint holds; None if it holds none."""
+        files = self._ema_files()
+        return float(files[0]["decay"]) if files else None
+
+    @property
+    def ema_updates(self) -> int:
+        """Updates that the moving average has seen."""
+        files = self._ema_files()
+        return int(files[0]["updates"]) if files else 0
 
     @property
     def loss_scale(self) -> float | None:
@@ -126,7 +150,8 @@ class ZeroPieces:
         optimizer = model_file["optimizer"]
         self._stage_0_scale = float(optimizer["cur_scale"]) if "cur_scale" in optimizer else None
         masters = [tensor for group in optimizer.get("fp32_groups", []) for tensor in group]
-        adam = optimizer.get("optimizer_state_dict", optimizer)["state"]
+        adam_state = optimizer.get("optimizer_state_dict", optimizer)
+        adam = adam_state["state"]
         if masters and [tuple(t.shape) for t in masters] != [tuple(module[name].shape) for name in names]:
             raise DataError(f"checkpoint {self._path}: its float32 masters do not match its parameters")
         for number, name in enumerate(names):
@@ -141,7 +166,7 @@ class ZeroPieces:
                 "exp_avg": moments.get("exp_avg", nothing),
                 "exp_avg_sq": moments.get("exp_avg_sq", nothing),
             }
-        return max((float(entry["step"]) for entry in adam.values()), default=0.0)
+        return _updates(adam_state)
 
     def _cut_by_group(self, number: int, group: OrderedDict[str, torch.Size]) -> Iterator[tuple[str, _Extent]]:
         """Stages 1 and 2: a group's parameters lie one after another in the ranks' vectors put together."""
@@ -171,8 +196,37 @@ class ZeroPieces:
         if held < offset:
             raise DataError(f"checkpoint {self._path}: {held} numbers in a piece, its parameters need {offset}")
 
+    def _extents_of(self, name: str, kind: Kind) -> list[_Extent]:
+        if kind != "ema":
+            return self._extents[name]
+        self._ema_files()
+        return self._ema_extents.get(name, [])
+
+    def _ema_files(self) -> dict[int, dict[str, Any]]:
+        """Content of the moving average's files by rank, mapped; empty if there are none."""
+        if self._ema is None:
+            self._ema = {}
+            if (self._path / ema_file(0)).is_file():
+                for rank in range(self._world_size if self._stage else 1):
+                    self._ema[rank] = self._open_ema(rank)
+        return self._ema
+
+    def _open_ema(self, rank: int) -> dict[str, Any]:
+        file = self._path / ema_file(rank)
+        if not file.is_file():
+            raise DataError(f"checkpoint {self._path}: {file.name} is missing")
+        content: dict[str, Any] = load_weights_only(file, mmap=True)
+        if content.get("version") != EMA_VERSION:
+            raise DataError(f"{file}: version {content.get('version')}, this release reads {EMA_VERSION}")
+        for name, begin, vector, offset, count in content["extents"]:
+            self._ema_extents.setdefault(name, []).append(_Extent(rank, vector, begin, offset, count))
+        return content
+
     def _flat(self, rank: int, kind: Kind) -> list[Tensor]:
         """A rank's flat vectors, one per parameter group."""
+        if kind == "ema":
+            averages: list[Tensor] = self._ema_files()[rank]["vectors"]
+            return averages
         optimizer = self._optimizer(rank)
         if kind == "master":
             vectors: list[Tensor] = optimizer["fp32_flat_groups" if self._stage == 3 else _PARTITION]
@@ -198,6 +252,12 @@ class ZeroPieces:
 
 
 _PARTITION = "single_partition_of_fp32_groups"
+
+
+def _updates(adam: dict[str, Any]) -> float:
+    """Updates that an optimizer's state has seen; apex counts them once a group, others by parameter."""
+    counted = [*adam["state"].values(), *adam.get("param_groups", [])]
+    return max((float(entry["step"]) for entry in counted if "step" in entry), default=0.0)
 
 
 def _over_ranks(group: int, position: int, numbers: int, size: int) -> Iterator[_Extent]:

@@ -9,7 +9,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# One thread in this process, as in the ranks that tests start: networks this small lose time to threads, and sums of
+# two threads may differ in the last bit from those of one. Before torch is imported, which reads it.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+# How long a draw takes says what else the machine does, and nothing about the code.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 MODULES = """
 argparse collections decimal doctest email fractions heapq inspect ipaddress logging optparse pathlib pdb pickle
@@ -71,6 +82,7 @@ TINY_MODEL = {
     "validation.every": 1000,
     "validation.rows": 20,
     "logging.every": 1,
+    "kernels.compile": "false",
 }
 """Options that make the shipped recipes small enough for a test."""
 

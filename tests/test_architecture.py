@@ -15,6 +15,8 @@ FORBIDDEN = {
     "electra_ds/data": ("electra_ds.training", "electra_ds.model", "electra_ds.recipe", "torch", "deepspeed"),
     "electra_ds/export": ("electra_ds.training", "electra_ds.finetune", "electra_ds.recipe"),
     "electra_ds/finetune": ("electra_ds.training", "deepspeed"),
+    "electra_ds/evaluate": ("electra_ds.training", "electra_ds.recipe", "deepspeed", "data_prep"),
+    "electra_ds/report": ("torch", "transformers", "electra_ds.evaluate", "electra_ds.training", "data_prep"),
     "electra_ds/plan": ("electra_ds.finetune", "electra_ds.cli", "data_prep"),
     "electra_ds/training": ("electra_ds.finetune", "data_prep"),
     "electra_ds/doctor": ("data_prep", "electra_ds.cli", "electra_ds.finetune"),
@@ -61,6 +63,8 @@ def test_nothing_but_the_entry_imports_the_command_line_door():
         "import data_prep.command",
         "import electra_ds.submit.command",
         "import electra_ds.doctor.command",
+        "import electra_ds.evaluate.heldout, electra_ds.evaluate.zero_shot, electra_ds.evaluate.bias",
+        "import electra_ds.evaluate.robustness, electra_ds.report.page",
     ],
 )
 def test_light_imports_load_neither_torch_nor_deepspeed(statement):

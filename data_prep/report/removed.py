@@ -13,7 +13,7 @@ SIMILARITIES = (0.5, 0.6, 0.7, 0.8, 0.9)
 """At which the page tells the chance that a near-duplicate is found."""
 
 _CLEANING = ("empty", *(entry.name for entry in STEPS), "decontamination")
-_AFTER = ("exact duplicate", "near duplicate", "without a token")
+_AFTER = ("its translation was dropped", "exact duplicate", "near duplicate", "without a token")
 
 
 @dataclass(frozen=True)

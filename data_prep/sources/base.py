@@ -20,6 +20,8 @@ class Document(NamedTuple):
     """Language code, empty if unknown."""
     origin: str = ""
     """Name of the input file or data set, without its folder (a moved corpus gives the same bytes)."""
+    translation: Document | None = None
+    """The same in another language, where the source has pairs."""
 
 
 class Piece(NamedTuple):
@@ -52,6 +54,8 @@ class Source(ABC):
     """Of these bytes, how many `pieces` has passed."""
     streamed: bool = False
     """Pieces are found by reading from the beginning: their payload is content, and finding the last reads all."""
+    pairs: bool = False
+    """Every document has a translation."""
 
     @abstractmethod
     def pieces(self, piece_bytes: int, wanted: Callable[[int], bool] = all_pieces) -> Iterator[Piece]:
@@ -81,17 +85,15 @@ class Source(ABC):
         return ""
 
 
-def text_of(value: Any, field: str, where: str) -> str:
-    """Return a field's text.
+def text_of(value: Any, field: str, where: str, option: str = "--text_field") -> str:
+    """Return a field's text; `option` names it on the command line.
 
     Raises:
         DataError: it is missing or not a string.
     """
     if not isinstance(value, str):
         found = "missing or null" if value is None else f"a {type(value).__name__}"
-        raise DataError(
-            f"{where}: the text field '{field}' is {found}; expected a string (--text_field names the field)"
-        )
+        raise DataError(f"{where}: the text field '{field}' is {found}; expected a string ({option} names the field)")
     return value
 
 

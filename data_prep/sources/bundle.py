@@ -20,6 +20,7 @@ class Bundle(Source):
         self.sources = list(sources)
         self.name = f"{sources[0].name} and {len(sources) - 1} more"
         self.size = sum(source.size for source in sources)
+        self.pairs = sources[0].pairs
         self._piece_bytes = piece_bytes
 
     def pieces(self, piece_bytes: int, wanted: Callable[[int], bool] = all_pieces) -> Iterator[Piece]:

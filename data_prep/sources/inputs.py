@@ -17,6 +17,7 @@ from data_prep.sources.docstrings import DocstringsSource
 from data_prep.sources.hf_datasets import SAVED_MARKS, HubSource, HubStreamSource, SavedSource, is_saved_dataset
 from data_prep.sources.json_lines import JsonLinesSource
 from data_prep.sources.mediawiki import MediaWikiSource
+from data_prep.sources.moses import MosesSource
 from data_prep.sources.parquet import ParquetSource
 from data_prep.sources.stored import LocalFile, RemoteFile, StoredFile
 from data_prep.sources.text import TextSource
@@ -24,10 +25,35 @@ from data_prep.sources.warc import WarcSource
 from electra_ds.errors import UserError
 from electra_ds.remote import is_url, location
 
+
+def _moses(names: str, corpus: CorpusConfig, config: PrepConfig) -> Source:
+    """Open ``FIRST+SECOND``, of which either name may hold a plus sign itself."""
+    places = [place for place, sign in enumerate(names) if sign == "+"]
+    pairs = [(names[:place], names[place + 1 :]) for place in places]
+    there = [pair for pair in pairs if all(is_url(name) or os.path.isfile(location(name)) for name in pair)]
+    if len(there) != 1:
+        raise UserError(
+            f"inputs: 'moses:{names}' does not name two files (looked from {os.getcwd()}); expected "
+            "moses:FIRST+SECOND, such as moses:corpus.en+corpus.de"
+        )
+    return MosesSource((_one_file(there[0][0]), _one_file(there[0][1])), corpus, config)
+
+
+def _one_file(name: str) -> StoredFile:
+    if not is_url(name):
+        return _local_file(location(name))
+    found = list(remote.find(name, lambda _: True))
+    if len(found) != 1:
+        raise UserError(f"inputs: '{name}' is {len(found)} files; expected one")
+    url, about = found[0]
+    return RemoteFile(url, remote.size_of(url, about), remote.written(about))
+
+
 BY_PREFIX: dict[str, Callable[[str, CorpusConfig, PrepConfig], Source]] = {
     "docstrings": DocstringsSource,
     "hf": HubSource,
     "hf-stream": HubStreamSource,
+    "moses": _moses,
 }
 """``PREFIX`` or ``PREFIX:...``: not a file."""
 
@@ -90,7 +116,7 @@ def _local(pattern: str, corpus: CorpusConfig, config: PrepConfig) -> list[Sourc
     if not found:
         raise UserError(
             f"inputs: '{pattern}' matches no file (looked from {os.getcwd()}); "
-            "give a path, a folder, a glob pattern in quotes, a URL, hf:NAME, or docstrings"
+            "give a path, a folder, a glob pattern in quotes, a URL, hf:NAME, moses:FIRST+SECOND, or docstrings"
         )
     return found
 

@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
-
-from electra_ds.errors import UserError, did_you_mean
+from electra_ds.command_line import run_named
 
 BENCHMARKS = {
+    "step": ("electra_ds.bench.step", "tokens a second of a training step, beside a plain step with transformers"),
+    "kernels": ("electra_ds.bench.kernels", "time of each fused operation, by backend, beside plain torch"),
+    "quality": ("electra_ds.bench.quality", "loss curves of the fast backends beside the reference's, seed by seed"),
     "loader": ("electra_ds.bench.loader", "rows a second from shards, on one core, beside other loaders"),
     "checkpoint": ("electra_ds.bench.checkpoint", "what saving costs, in the background and not, and going on from it"),
+    "convert": ("electra_ds.bench.convert", "seconds and memory of a conversion, beside DeepSpeed's own"),
     "plan": ("electra_ds.bench.plan", "memory and traffic of real steps beside what the plan says, by ZeRO stage"),
     "prep": ("electra_ds.bench.prep", "corpora to shards: documents and megabytes a second, by workers"),
+    "all": ("electra_ds.bench.all", "every benchmark, one after another, and what could not be measured"),
 }
 """Name: (module with `main`, one line for the overview)."""
 
 
 def main(arguments: list[str], program: str) -> int:
     """Run one benchmark; return the exit status."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_usage(program))
-        return 0
-    name = arguments[0]
-    if name not in BENCHMARKS:
-        raise UserError(f"no benchmark '{name}'{did_you_mean(name, BENCHMARKS)}. '{program} --help' lists them")
-    module = importlib.import_module(BENCHMARKS[name][0])
-    return int(module.main(arguments[1:], f"{program} {name}") or 0)
-
-
-def _usage(program: str) -> str:
-    width = max(map(len, BENCHMARKS))
-    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in BENCHMARKS.items()]
-    return "\n".join(
-        [
-            f"usage: {program} NAME [options]",
-            "",
-            "options: each benchmark has its own; NAME --help shows them",
-            "",
-            "benchmarks:",
-            *lines,
-        ]
-    )
+    return run_named(arguments, program, BENCHMARKS, "benchmark", "NAME", "benchmark")

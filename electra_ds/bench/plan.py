@@ -29,6 +29,7 @@ TINY = (
     "--model.embedding_size=32",
     "--model.generator_width=1",
     "--data.sequence_length=64",
+    "--kernels.compile=false",
 )
 
 

@@ -95,7 +95,8 @@ def planned(job: Job, shards: str) -> tuple[Peak, list[Exchange]]:
     config = read_deepspeed_config(recipe.deepspeed)
     config = complete_config(config, recipe, [phase], sum(size for _, size in sizes))
     zero = Zero.read(config, sizes, job.ranks, 4 if job.precision == "float32" else 2)
-    peak = step_peak(zero, model.timeline(phase.micro_batch, phase.sequence_length), phase.accumulation)
+    timeline = model.timeline(phase.micro_batch, phase.sequence_length, zero.stage == 3)
+    peak = step_peak(zero, timeline, phase.accumulation)
     return peak, step_exchanges(zero, phase.accumulation)
 
 

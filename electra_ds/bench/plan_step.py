@@ -9,8 +9,8 @@ import torch
 
 from electra_ds.data.loader import RowSource, open_shards
 from electra_ds.distributed import Place
-from electra_ds.model.electra import Electra
 from electra_ds.model.masking import SpecialIds
+from electra_ds.model.objectives import build
 from electra_ds.recipe import Recipe
 from electra_ds.training import engine as engines
 from electra_ds.training.batches import micro_batches, prepare
@@ -30,7 +30,8 @@ class RealStep:
         self.source = RowSource(shards, recipe.data, self.plan.sequence_length, recipe.training.seed)
         torch.manual_seed(recipe.training.seed)
         config = dataclasses.replace(recipe.model, vocab_size=info.vocab_size)
-        model = Electra(config, recipe.objective, self.special)
+        model = build(config, recipe.objective, self.special)
+        self.vocab_size = info.vocab_size
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         deepspeed_config = engines.read_deepspeed_config(recipe.deepspeed)
         self.clips_itself = engines.clips_itself(deepspeed_config, recipe)
@@ -41,14 +42,15 @@ class RealStep:
         recipe, plan, place, device = self.recipe, self.plan, self.place, torch.device("cpu")
         share = plan.global_batch // place.world_size
         rows = self.source.unshuffled((np.arange(share) + place.rank * share) % len(self.source))
-        prepared = prepare(rows, recipe.objective, self.special, recipe.training.seed)
+        seed, vocab_size = recipe.training.seed, self.vocab_size
+        prepared = prepare(rows, recipe.objective, self.special, seed, vocab_size=vocab_size)
         rate = learning_rate(recipe.schedule, recipe.optimizer.learning_rate, step, recipe.training.steps)
         engines.set_hyperparameters(self.engine, recipe.optimizer, rate, step)
-        # With the counts the loop exchanges five flags.
-        counts = torch.cat([prepared.counts, torch.zeros(5, dtype=torch.float64)])
+        # With the counts the loop exchanges seven flags.
+        counts = torch.cat([prepared.counts, torch.zeros(7, dtype=torch.float64)])
         if place.world_size > 1:
             torch.distributed.all_reduce(counts)
-        counts = counts[:3]
+        counts = counts[: len(prepared.counts)]
         for number, batch in enumerate(micro_batches(prepared, plan.micro_batch, counts, place.world_size, device)):
             self.engine.set_gradient_accumulation_boundary(number == plan.accumulation - 1)
             output = self.engine(batch)

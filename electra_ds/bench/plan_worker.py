@@ -28,7 +28,7 @@ from electra_ds.recipe import Recipe, parse_recipe
 
 WARM_STEPS = 2
 """Before the measured one: the first makes the optimizer's state, and ZeRO-3 records its order of modules in it."""
-_MARK = "measured step"
+MARK = "measured step"
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def run(recipe: Recipe, place: Place, profiled: bool = False) -> dict[str, Any]:
         torch.distributed.barrier()
         between = ledger.high = ledger.held
         pages = resident_pages()
-        with record_function(_MARK):
+        with record_function(MARK):
             step.run(WARM_STEPS + 1)
         highest = resident_pages("VmHWM")
         memory = {"between": between, "peak": ledger.high, "after": ledger.held}
@@ -113,7 +113,7 @@ def allocator_peak(profiler: Any) -> dict[str, int]:
     while stack:
         event = stack.pop()
         stack.extend(event.children)
-        if event.name == _MARK:
+        if event.name == MARK:
             span = (event.start_time_ns, event.end_time_ns)
         if hasattr(event.extra_fields, "alloc_size"):
             events.append((event.start_time_ns, event.extra_fields.alloc_size))

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-COLOURS = ("#2f6fb0", "#d1752b", "#4b8f4b", "#8a5bb0")
-_INK, _GRID, _GROUND = "#333333", "#dddddd", "#ffffff"
+COLOURS = ("#2f6fb0", "#d1752b", "#4b8f4b", "#8a5bb0", "#5f5f5f")
+INK, _GRID, _GROUND = "#333333", "#dddddd", "#ffffff"
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ def lines(
     Returns:
         An SVG document.
     """
-    figure, axes = _figure(6.4, 3.1)
+    drawing, (axes,) = figure(6.4, 3.1)
     for line, colour in zip(drawn, COLOURS, strict=False):
         marker = "o" if line.dots else None
         axes.plot(line.xs, line.ys, color=colour, linewidth=1.6, marker=marker, markersize=4.5, label=line.label)
     if limit:
-        axes.axhline(limit[0], color=_INK, linewidth=1.0, linestyle=(0, (5, 3)), label=limit[1])
+        axes.axhline(limit[0], color=INK, linewidth=1.0, linestyle=(0, (5, 3)), label=limit[1])
     if logarithmic:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
@@ -55,8 +55,8 @@ def lines(
     axes.set_ylim(0, 1.12 * max([*(y for line in drawn for y in line.ys), limit[0] if limit else 0.0]))
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
-    axes.legend(fontsize=8.5, frameon=False, labelcolor=_INK)
-    return _svg(figure, name)
+    axes.legend(fontsize=8.5, frameon=False, labelcolor=INK)
+    return svg(drawing, name)
 
 
 def bars(name: str, groups: Sequence[tuple[str, Sequence[tuple[str, float]]]], label: str) -> str:
@@ -71,7 +71,7 @@ def bars(name: str, groups: Sequence[tuple[str, Sequence[tuple[str, float]]]], l
         An SVG document.
     """
     total = sum(len(group) for _, group in groups)
-    figure, axes = _figure(6.4, 0.7 + 0.34 * total + 0.2 * len(groups))
+    drawing, (axes,) = figure(6.4, 0.7 + 0.34 * total + 0.2 * len(groups))
     names = list(dict.fromkeys(bar for _, group in groups for bar, _ in group))
     place, ticks = 0.0, []
     for title, group in groups:
@@ -86,33 +86,34 @@ def bars(name: str, groups: Sequence[tuple[str, Sequence[tuple[str, float]]]], l
     axes.margins(x=0.1)
     axes.set_xlabel(label)
     axes.grid(axis="y", visible=False)
-    return _svg(figure, name)
+    return svg(drawing, name)
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    """A figure (inches), without pyplot and its global state."""
+def figure(width: float, height: float, panels: int = 1) -> tuple[Any, list[Any]]:
+    """A figure (inches) with panels side by side, without pyplot and its global state."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor=_GROUND)
-    axes = figure.add_subplot()
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.tick_params(colors=_INK, labelsize=8.5)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.label.set_fontsize(9)
-        axis.label.set_color(_INK)
-    axes.grid(color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes
+    drawing = Figure(figsize=(width, height), layout="constrained", facecolor=_GROUND)
+    found = list(drawing.subplots(1, panels, squeeze=False)[0])
+    for axes in found:
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        axes.tick_params(colors=INK, labelsize=8.5)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.label.set_fontsize(9)
+            axis.label.set_color(INK)
+        axes.grid(color=_GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+    return drawing, found
 
 
-def _svg(figure: Any, name: str) -> str:
+def svg(drawing: Any, name: str) -> str:
     """The same bytes for the same figure: no date, no random ids."""
     import matplotlib
 
     settings = {"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}
     buffer = io.StringIO()
     with matplotlib.rc_context(settings):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", buffer.getvalue(), flags=re.DOTALL)
-    return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
+        drawing.savefig(buffer, format="svg", metadata={"Date": None})
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", buffer.getvalue(), flags=re.DOTALL)
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"

@@ -30,6 +30,9 @@ class Usage:
     """Of all its processes together."""
     memory: int
     """Largest resident size of the process that was started (bytes)."""
+    anonymous: int
+    """Largest anonymous resident size of that process, as sampled: without mapped files and page cache (bytes); 0 where
+    the system does not tell."""
     worker_memory: int
     """Largest resident size of any process below it (bytes); 0 if there was none, or the system does not tell."""
     curve: list[tuple[float, int]] = field(repr=False)
@@ -39,16 +42,24 @@ class Usage:
 
     def numbers(self) -> dict[str, Any]:
         """The figures by name, without curve and text."""
-        return {name: getattr(self, name) for name in ("seconds", "cpu_seconds", "memory", "worker_memory")}
+        return {
+            name: getattr(self, name) for name in ("seconds", "cpu_seconds", "memory", "anonymous", "worker_memory")
+        }
 
 
-def measure(command: Sequence[str], cores: int, environment: Mapping[str, str] | None = None) -> Usage:
+def measure(
+    command: Sequence[str],
+    cores: int,
+    environment: Mapping[str, str] | None = None,
+    sample_seconds: float = SAMPLE_SECONDS,
+) -> Usage:
     """Run a command, held to the last `cores` cores this process may use.
 
     Args:
         command: program and arguments.
         cores: how many; with one, libraries are told to use one thread.
         environment: variables beside this process's.
+        sample_seconds: between two looks at the memory.
 
     Raises:
         UserError: it failed; the message is its last line.
@@ -63,7 +74,7 @@ def measure(command: Sequence[str], cores: int, environment: Mapping[str, str] |
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, env=variables, preexec_fn=pin
         )
-        watch = _Watch(process.pid)
+        watch = _Watch(process.pid, sample_seconds)
         watch.start()
         try:
             _, status, usage = os.wait4(process.pid, 0)
@@ -80,14 +91,18 @@ def measure(command: Sequence[str], cores: int, environment: Mapping[str, str] |
     # What wait4 tells may begin with the size of this process, which the other was forked from.
     memory = watch.peaks.get(process.pid) or usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     cpu_seconds = usage.ru_utime + usage.ru_stime
-    return Usage(seconds, cpu_seconds, memory, max(below, default=0), watch.curve, text)
+    anonymous = watch.anonymous.get(process.pid, 0)
+    return Usage(seconds, cpu_seconds, memory, anonymous, max(below, default=0), watch.curve, text)
 
 
 class _Watch(threading.Thread):
     """Looks at a process and those below it, again and again."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, pause: float) -> None:
         super().__init__(daemon=True)
+        self._pause = pause
+        self.anonymous: dict[int, int] = {}
+        """Largest anonymous size that was seen, by process (bytes)."""
         self.peaks: dict[int, int] = {}
         """Largest resident size so far, by process (bytes)."""
         self.curve: list[tuple[float, int]] = []
@@ -96,12 +111,13 @@ class _Watch(threading.Thread):
 
     def run(self) -> None:
         begun = time.perf_counter()
-        while not self._over.wait(SAMPLE_SECONDS):
+        while not self._over.wait(self._pause):
             now = []
             for pid in _tree(self._pid):
                 if sizes := _sizes(pid):
                     # The latest, not the largest: before a new process runs its own program it has its parent's size.
                     self.peaks[pid] = sizes[1]
+                    self.anonymous[pid] = max(self.anonymous.get(pid, 0), sizes[2])
                     now.append(sizes[0])
             if now:
                 self.curve.append((time.perf_counter() - begun, max(now)))
@@ -125,11 +141,14 @@ def _tree(pid: int) -> list[int]:
     return found
 
 
-def _sizes(pid: int) -> tuple[int, int] | None:
-    """Resident size now and at most so far (bytes)."""
+def _sizes(pid: int) -> tuple[int, int, int] | None:
+    """Resident size now and at most so far, and what of it is anonymous now (bytes)."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
         fields = dict(line.split(":", 1) for line in lines)
-        return 1024 * int(fields["VmRSS"].split()[0]), 1024 * int(fields["VmHWM"].split()[0])
+        if "VmRSS" not in fields:  # a process that has ended and is not yet forgotten
+            return None
+        now, most, anonymous = (1024 * int(fields.get(name, "0").split()[0]) for name in ("VmRSS", "VmHWM", "RssAnon"))
+        return now, most, anonymous
     except (OSError, KeyError, ValueError):
         return None

@@ -131,7 +131,8 @@ class ElectraDSProcess(ElectraDSThread):
         """The loader process."""
         config = DataConfig(path=self.spec.shards)
         job = Job(config=config, split="train", length=self.spec.length, seed=0, portion=self.portion, begin=0)
-        return LoaderProcess(job, open_shards(config).manifest.dtype)
+        manifest = open_shards(config).manifest
+        return LoaderProcess(job, manifest.dtype, manifest.has_pairs)
 
 
 class Memmap(Side):

@@ -30,7 +30,7 @@ class InspectConfig:
     block: int | None = None
     """Number of the block to show, counted from 0 through the split; unset shows the first."""
     documents: int = 3
-    """Documents of that block to decode (count), each in its first 60 tokens."""
+    """Documents, or translation pairs, of that block to decode (count), each text in its first 60 tokens."""
     document: int | None = None
     """Number of a document to show whole, counted from 0 through the split as its index counts document starts."""
     row: int | None = None
@@ -110,7 +110,8 @@ def describe(folder: str, manifest: Manifest) -> str:
     tokenizer = manifest.tokenizer
     ids = ", ".join(f"{name}={getattr(tokenizer, name + '_id')}" for name in ("pad", "unk", "cls", "sep", "mask"))
     lines = [
-        f"{folder}: {manifest.dtype} tokens, manifest {manifest.fingerprint[:12]}",
+        f"{folder}: {manifest.dtype} tokens, manifest {manifest.fingerprint[:12]}"
+        + (", with translation pairs" if manifest.has_pairs else ""),
         f"tokenizer: {tokenizer.type}, {tokenizer.vocab_size:,} ids ({ids}), fingerprint {tokenizer.fingerprint[:12]}",
         "",
         f"{'split':<12}{'shards':>8}{'blocks':>8}{'documents':>12}{'tokens':>16}"
@@ -150,6 +151,7 @@ def _corpora(manifest: Manifest) -> list[str]:
     total = max(1, manifest.total("train", "tokens"))
     weights = sum(manifest.weights.values())
     lines = ["", f"{'corpus':<24}{'shards':>8}{'blocks':>8}{'documents':>12}{'tokens':>16}{'share':>9}{'weight':>9}"]
+    lines[-1] += f"{'kind':>8}" if manifest.has_pairs else ""
     for name in names:
         own = [shard for shard in shards if shard.corpus == name]
         blocks, documents, tokens = (sum(getattr(s, key) for s in own) for key in ("blocks", "documents", "tokens"))
@@ -157,6 +159,7 @@ def _corpora(manifest: Manifest) -> list[str]:
         lines.append(
             f"{name[:23]:<24}{len(own):>8,}{blocks:>8,}{documents:>12,}{tokens:>16,}{tokens / total:>9.2%}{weight}"
         )
+        lines[-1] += f"{own[0].kind:>8}" if manifest.has_pairs else ""
     return lines
 
 

@@ -18,6 +18,7 @@ from electra_ds.data.mixture import order_of
 from electra_ds.data.order import Located
 from electra_ds.data.rows import PackedRows, Packing, pack_block, row_dtype
 from electra_ds.data.shards import ShardSet
+from electra_ds.data.translations import pack_pairs, translation_rows
 from electra_ds.errors import DataError, UserError
 
 COUNTERS = ("bytes_read", "reads", "blocks_packed")
@@ -33,11 +34,13 @@ class Rows(PackedRows):
         records: [R] of `row_dtype`: ids, segments, positions and token types of each row.
         row_ids: int64 [R], number of each row in the shard set. epochs: int64 [R].
         skipped: bool [R], rows of blocks that cannot be read; they hold nothing but padding.
+        pair_rows: bool [R], rows of translation pairs; None where the set has none.
     """
 
     row_ids: np.ndarray
     epochs: np.ndarray
     skipped: np.ndarray
+    pair_rows: np.ndarray | None = None
 
 
 @dataclass
@@ -66,7 +69,10 @@ class RowSource:
         self.packing = Packing(length, config.pairs, config.single_segment_every, config.short_segment_every)
         manifest = shards.manifest
         self.block_keys = hash_words(_LAYOUT, int(manifest.fingerprint[:16], 16), length, np.arange(len(shards)))
-        self.rows = self.packing.rows(shards.records["tokens"], shards.records["documents"], self.block_keys)
+        tokens, documents = shards.records["tokens"], shards.records["documents"]
+        self.rows = self.packing.rows(tokens, documents, self.block_keys)
+        if manifest.has_pairs:
+            self.rows = np.where(shards.pairs, translation_rows(tokens, documents, length), self.rows)
         self.first_row_id = np.cumsum(self.rows) - self.rows
         self.order = order_of(manifest, shards.split, self.rows, config, length, seed)
         self.bad_blocks: dict[int, str] = {}
@@ -121,7 +127,8 @@ class RowSource:
                 cached.left -= 1
                 if not cached.left:
                     self._forget(key)
-        return Rows(records, located.row_id, located.epoch, skipped)
+        pair_rows = self.shards.pairs[located.block] if self.shards.manifest.has_pairs else None
+        return Rows(records, located.row_id, located.epoch, skipped, pair_rows)
 
     def clear(self) -> None:
         """Empty the cache."""
@@ -168,15 +175,11 @@ class RowSource:
             return None
         special = self.shards.manifest.tokenizer
         split_key = int(hash_words(_SPLIT, self._seed, epoch, int(self.block_keys[block]))[0])
-        packed = pack_block(
-            text,
-            self.packing,
-            int(self.block_keys[block]),
-            split_key,
-            special.cls_id,
-            special.sep_id,
-            special.pad_id,
-        )
+        ids = (special.cls_id, special.sep_id, special.pad_id)
+        if self.shards.pairs[block]:
+            packed = pack_pairs(text, self.length, split_key, *ids)
+        else:
+            packed = pack_block(text, self.packing, int(self.block_keys[block]), split_key, *ids)
         self.blocks_packed += 1
         self._cache[key] = _CachedBlock(_bytes(packed.records), len(packed.records))
         self._cached_bytes += packed.records.nbytes

@@ -111,9 +111,16 @@ class LoaderProcess:
     trainer is gone, however that ended.
     """
 
-    def __init__(self, job: Job, token_dtype: str) -> None:
-        """Start it. Args: job: what to make. token_dtype: of the shard set (``uint16`` or ``uint32``)."""
+    def __init__(self, job: Job, token_dtype: str, pairs: bool = False) -> None:
+        """Start it.
+
+        Args:
+            job: what to make.
+            token_dtype: of the shard set (``uint16`` or ``uint32``).
+            pairs: the set has translation pairs, so that each answer says which rows are of them.
+        """
         self._dtype = row_dtype(job.length, np.dtype(token_dtype).newbyteorder("<"))
+        self._pairs = pairs
         self._next = job.begin
         self._counters = dict.fromkeys(COUNTERS, 0)
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -160,10 +167,15 @@ class LoaderProcess:
             self._fill(content)
             raise pickle.loads(content.tobytes())
         found = Rows(
-            np.empty(rows, self._dtype), np.empty(rows, np.int64), np.empty(rows, np.int64), np.empty(rows, bool)
+            np.empty(rows, self._dtype),
+            np.empty(rows, np.int64),
+            np.empty(rows, np.int64),
+            np.empty(rows, bool),
+            np.empty(rows, bool) if self._pairs else None,
         )
-        for array in (found.records, found.row_ids, found.epochs, found.skipped):
-            self._fill(array)
+        for array in (found.records, found.row_ids, found.epochs, found.skipped, found.pair_rows):
+            if array is not None:
+                self._fill(array)
         return found
 
     def counters(self) -> dict[str, int]:

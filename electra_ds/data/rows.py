@@ -166,20 +166,56 @@ def pack_block(
     """
     begins, ends, rows, paired = _segments(block, packing, key, epoch_key)
     second_begin = np.where(paired, _split_points(block, begins, ends, epoch_key), ends)
-    count, length = int(rows[-1]) + 1, packing.length
+    segments = Segments(begins, ends, second_begin, rows, paired)
+    return lay_out(block.tokens, segments, int(rows[-1]) + 1, packing.length, cls_id, sep_id, pad_id)
+
+
+@dataclass(frozen=True)
+class Segments:
+    """What the rows of a block are made of, all [G], in the order in which they stand in the rows.
+
+    Attributes:
+        begins: int64, first token. ends: int64, one past the last token, where the next segment begins.
+        second_begin: int64, first token of a pair's second text; `ends` where there is none.
+        rows: int64, ascending, without gaps from 0 on.
+        paired: bool, whether it has two texts.
+    """
+
+    begins: np.ndarray
+    ends: np.ndarray
+    second_begin: np.ndarray
+    rows: np.ndarray
+    paired: np.ndarray
+
+
+def lay_out(
+    tokens: np.ndarray, parts: Segments, count: int, length: int, cls_id: int, sep_id: int, pad_id: int
+) -> PackedRows:
+    """Write segments into rows, with special tokens between them and padding at the end of each row.
+
+    Args:
+        tokens: [T], the text of all segments, one after another.
+        parts: the segments.
+        count: R; rows after the last segment's are padding.
+        length: L.
+        cls_id: id of [CLS].
+        sep_id: id of [SEP].
+        pad_id: id of [PAD].
+    """
+    begins, ends, rows, paired, second_begin = parts.begins, parts.ends, parts.rows, parts.paired, parts.second_begin
     shape = (count, length)
 
     lengths = ends - begins + np.where(paired, 3, 2)
     offsets = np.cumsum(lengths) - lengths
-    first = np.searchsorted(rows, np.arange(count))
-    offsets = offsets - offsets[first][rows] + rows * length
+    first = np.searchsorted(rows, rows)  # the first segment in the row of each
+    offsets = offsets - offsets[first] + rows * length
     stops = offsets + lengths
     gaps = np.append(offsets[1:], count * length) - stops
     padding = np.repeat(stops, gaps) + _ranges(gaps)
     covered = lengths + gaps  # slots from one segment's begin to the next one's
 
-    records = np.empty(count, row_dtype(length, block.tokens.dtype))
-    segments = np.repeat((np.arange(len(rows)) - first[rows] + 1).astype(np.uint16), covered)
+    records = np.empty(count, row_dtype(length, tokens.dtype))
+    segments = np.repeat((np.arange(len(rows)) - first + 1).astype(np.uint16), covered)
     segments[padding] = 0
     records["segments"] = segments.reshape(shape)
 
@@ -191,7 +227,7 @@ def pack_block(
     second = np.where(paired, second_begin - begins + 2, 65_535).astype(np.uint16)
     records["token_types"] = positions >= np.repeat(second, covered).reshape(shape)
 
-    ids = np.empty(count * length, block.tokens.dtype)
+    ids = np.empty(count * length, tokens.dtype)
     text = np.ones(len(ids), bool)
     for slots, token in (
         (padding, pad_id),
@@ -201,7 +237,7 @@ def pack_block(
     ):
         text[slots] = False
         ids[slots] = token
-    ids[text] = block.tokens  # numpy copies each run of true entries as one piece
+    ids[text] = tokens  # numpy copies each run of true entries as one piece
     records["ids"] = ids.reshape(shape)
     return PackedRows(records)
 

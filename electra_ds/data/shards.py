@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from electra_ds.data.cache import DiskCache, default_folder
-from electra_ds.data.format import INDEX_RECORD, Block, Manifest, ShardInfo, decode_block
+from electra_ds.data.format import INDEX_RECORD, PAIRS, Block, Manifest, ShardInfo, decode_block
 from electra_ds.data.format.index import (
     first_bad_record,
     index_bytes,
@@ -113,6 +114,12 @@ class ShardSet:
     def __len__(self) -> int:
         return len(self.records)
 
+    @cached_property
+    def pairs(self) -> np.ndarray:
+        """Whether the documents of each block are translation pairs, bool [blocks]."""
+        counts = np.array([shard.blocks for shard in self._shards], np.int64)
+        return np.repeat(np.array([shard.kind == PAIRS for shard in self._shards], bool), counts)
+
     @property
     def reads(self) -> int:
         """Positioned reads of local tars, or range requests of remote ones (count)."""
@@ -147,7 +154,7 @@ class ShardSet:
             self._local_reads += 1
             self.bytes_read += len(data)
         decoded = decode_block(data, where, f"{shard.name}-{number:05d}")
-        self._compare(decoded, record, where)
+        self._compare(decoded, record, where, shard.kind == PAIRS)
         return decoded
 
     def will_need(self, blocks: Iterable[int]) -> None:
@@ -182,11 +189,14 @@ class ShardSet:
         shard = int(np.searchsorted(self._first_block, block, "right")) - 1
         return self._shards[shard], block - int(self._first_block[shard])
 
-    def _compare(self, block: Block, record: np.void, where: str) -> None:
+    def _compare(self, block: Block, record: np.void, where: str, pairs: bool) -> None:
         """Refuse a block that is whole but not what index and manifest speak of."""
         for name in ("tokens", "documents", "sentences"):
             if len(getattr(block, name)) != int(record[name]):
                 raise DataError(f"{where}: holds {len(getattr(block, name))} {name}, its index says {record[name]}")
+        if block.metadata.get("pairs", False) is not pairs:
+            wanted = "translation pairs" if pairs else "texts by themselves"
+            raise DataError(f"{where}: not of {wanted}, as the manifest says; delete the shard and rerun prep")
         if block.tokens.dtype != np.dtype(self.manifest.dtype):
             raise DataError(f"{where}: tokens are {block.tokens.dtype}, the manifest says {self.manifest.dtype}")
         largest, vocabulary = int(block.tokens.max()), self.manifest.tokenizer.vocab_size
@@ -218,6 +228,12 @@ class ShardSet:
             shard, number = self._find(int(first[0]) + bad)
             where = self._storage.path(f"{shard.name}.idx")
             raise refuse_index(where, f"the record of block {number} says what no block can be")
+        if self.manifest.has_pairs and np.any(
+            odd := self.pairs[first[0] : first[-1]] & (records["documents"] % 2 == 1)
+        ):
+            shard, number = self._find(int(first[0]) + int(np.argmax(odd)))
+            where = self._storage.path(f"{shard.name}.idx")
+            raise refuse_index(where, f"block {number} has an odd number of texts, but its shard is of pairs")
         for name in ("tokens", "documents", "sentences"):
             found = np.diff(np.append(0, np.cumsum(records[name], dtype=np.int64))[first - first[0]])
             said = np.array([getattr(shard, name) for shard in self._shards[begin:end]], np.int64)

@@ -11,6 +11,7 @@ from electra_ds.data.config import DataConfig
 from electra_ds.data.format import Block
 from electra_ds.data.loader import RowSource
 from electra_ds.data.shards import ShardSet
+from electra_ds.data.translations import pieces_of
 from electra_ds.errors import DataError, UserError
 
 SHOWN_TOKENS = 60
@@ -36,13 +37,15 @@ def show_block(shards: ShardSet, number: int, documents: int) -> str:
         f"{shards.split} block {number} ({_place(shards, number)}): "
         f"{len(block.tokens):,} tokens, {len(block.documents):,} documents, {len(block.sentences):,} sentences",
     ]
-    for document in range(min(documents, len(block.documents))):
+    texts = 2 if shards.pairs[number] else 1
+    for document in range(min(documents * texts, len(block.documents))):
         start, end = int(block.documents[document]), int(block.document_ends[document])
         text = tokenizer.decode(
             block.tokens[start : min(end, start + SHOWN_TOKENS)].tolist(), skip_special_tokens=False
         )
         more = " ..." if end - start > SHOWN_TOKENS else ""
-        lines.append(f"  document {document} {_heading(block, document)}: {text}{more}")
+        name = f"document {document}" if texts == 1 else f"pair {document // 2}, {'ab'[document % 2]}"
+        lines.append(f"  {name} {_heading(block, document)}: {text}{more}")
     return "\n".join(lines)
 
 
@@ -64,6 +67,8 @@ def show_document(shards: ShardSet, number: int) -> str:
     inside = number - int(ends[place] - shards.records["documents"][place])
     start, end = int(block.documents[inside]), int(block.document_ends[inside])
     note = "; it began in the block before" if inside == 0 and block.metadata.get("continues") else ""
+    if shards.pairs[place]:
+        note = f"; document {number + 1 - 2 * (inside % 2)} is its translation"
     tokenizer = _tokenizer(shards)
     first, last = np.searchsorted(block.sentences, [start, end])
     borders = [*block.sentences[first:last].tolist(), end]
@@ -105,15 +110,20 @@ def show_row(shards: ShardSet, config: DataConfig, number: int, seed: int, epoch
         f"{number - int(source.first_row_id[block])} in it; seed {seed}, epoch {epoch}): {source.length} slots, "
         f"{count} segment{'s' if count != 1 else ''}, {int((segments == 0).sum())} of padding",
     ]
+    pair = "translation pair" if shards.pairs[block] else "pair"
     for segment in range(1, count + 1):
         slots = np.flatnonzero(segments == segment)
-        kind = "pair" if types[slots].any() else "single text"
+        kind = pair if types[slots].any() else "single text"
         lines.append(f"  segment {segment}, {kind}: slots {slots[0]}-{slots[-1]}, positions 0-{len(slots) - 1}")
         for type_, name in ((0, "a"), (1, "b")):
             part = slots[types[slots] == type_]
             if len(part):
                 text = tokenizer.decode(ids[part].tolist(), skip_special_tokens=False)
                 lines.append(f"    {name}, {len(part):,} slots, token type {type_}: {text}")
+    if shards.pairs[block]:
+        content = shards.read(block)
+        cut = len(pieces_of(content, source.length).cut())
+        lines.append(f"  of the {len(content.documents) // 2:,} pairs of this block {cut:,} are cut into pieces")
     return "\n".join(lines)
 
 

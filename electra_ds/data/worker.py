@@ -44,8 +44,9 @@ def _serve(job: Job, output: IO[bytes]) -> None:
         except Exception as error:
             _send(output, -1, [_pickled(error)], list(rows_of.counters().values()) if rows_of else [])
             return
-        arrays = [rows.records, rows.row_ids, rows.epochs, rows.skipped]
-        _send(output, len(rows.row_ids), [array.tobytes() for array in arrays], list(rows_of.counters().values()))
+        arrays = [rows.records, rows.row_ids, rows.epochs, rows.skipped, rows.pair_rows]
+        pieces = [array.tobytes() for array in arrays if array is not None]
+        _send(output, len(rows.row_ids), pieces, list(rows_of.counters().values()))
         step += 1
 
 

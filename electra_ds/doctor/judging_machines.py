@@ -93,22 +93,34 @@ def _kind(ranks: list[Facts]) -> str:
 
 
 def judge_kernels(got: Gathered) -> Iterable[Finding]:
-    """Fused kernels and optional packages; what is absent is replaced, so this is never bad."""
-    texts = {}
-    for node, ranks in by_node(got).items():
-        found = [f"{name} {state}" for name, state in ranks[0].kernels.items() if not state.startswith("(")]
-        absent = [f"{name} {state}" for name, state in ranks[0].kernels.items() if state.startswith("(")]
-        text = f"found {', '.join(found)}; " if found else ""
-        texts[node] = text + (f"absent {', '.join(absent)}: plain torch does their work" if absent else "all there")
+    """Backends of the fused operations and optional packages; torch does what is absent, so this is never bad."""
+    texts = {node: _backends(ranks[0].kernels) for node, ranks in by_node(got).items()}
     if texts:
         differs = len(set(texts.values())) > 1
-        advice = "nodes without a kernel are slower; start the same environment everywhere" if differs else ""
+        advice = "nodes without a backend are slower; start the same environment everywhere" if differs else ""
         yield Finding(check="kernels", verdict=WARNING if differs else GOOD, value=merge(texts), advice=advice)
         packages = {
             node: ", ".join(f"{name} {version or '-'}" for name, version in ranks[0].packages.items())
             for node, ranks in by_node(got).items()
         }
         yield Finding(check="optional", verdict=GOOD, value=merge(packages))
+
+
+def _backends(found: dict[str, str]) -> str:
+    """Which backends are there, and which are not and why, each with its operations; torch's are always there."""
+    operations: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name, state in found.items():
+        operation, _, backend = name.partition(" ")
+        if backend != "torch":
+            operations[backend, state].append(operation)
+    there = ["torch for all operations"]
+    absent = []
+    for (backend, state), names in operations.items():
+        if state.startswith("("):
+            absent.append(f"no {backend} for {', '.join(names)} {state}")
+        else:
+            there.append(f"{backend} {state} for {', '.join(names)}")
+    return "; ".join(there + absent)
 
 
 def judge_cores(got: Gathered) -> Iterable[Finding]:

@@ -1,20 +1,64 @@
 """Parameter names and shapes, ours to Hugging Face's and back.
 
 Ours has query, key and value in one matrix, embeddings once for both networks, and vocabulary rows padded for speed;
-Hugging Face has three matrices, a copy of the embeddings per model, and no padding.
+Hugging Face has three matrices, a copy of the embeddings per model, and no padding. `Origin` says of one tensor of
+Hugging Face's where it comes from, so that it can be read when it is written.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from electra_ds.errors import DataError
+from electra_ds.export.weights import CHUNK, TensorWeights, Weights
 from electra_ds.model.config import ModelConfig
 
-Weights = dict[str, Tensor]
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where one tensor of a Hugging Face model comes from."""
+
+    name: str
+    """Our parameter."""
+    begin: int = 0
+    """First of its rows."""
+    rows: int | None = None
+    """How many of them; None takes all."""
+    plus: str | None = None
+    """A parameter of the same shape that is added in (gdes)."""
+
+    def shape(self, weights: Weights) -> torch.Size:
+        """Shape of the tensor."""
+        whole = weights.shapes[self.name]
+        return whole if self.rows is None else torch.Size([self.rows, *whole[1:]])
+
+    def read(self, weights: Weights) -> Tensor:
+        """Make the tensor, as wide as `weights` gives its numbers.
+
+        Raises:
+            DataError: `weights` does not have what it is made of.
+        """
+        absent = [name for name in (self.name, self.plus) if name is not None and name not in weights.shapes]
+        if absent:
+            raise DataError(f"the checkpoint has no parameter {absent[0]}: it is of another model than its state says")
+        shape, row = self.shape(weights), weights.shapes[self.name][1:].numel()
+        first, count = self.begin * row, shape.numel()
+        value = weights.read(self.name, first, first + count)
+        if self.plus is not None:
+            for low in range(0, count, CHUNK):
+                high = min(count, low + CHUNK)
+                value[low:high] += weights.read(self.plus, first + low, first + high)
+        return value.view(shape)
+
+
+Origins = dict[str, Origin]
 
 _EMBEDDINGS = {
     "word.weight": "word_embeddings.weight",
@@ -31,75 +75,152 @@ _LAYER = {
     "output_norm": "output.LayerNorm",
 }
 _QKV = ("query", "key", "value")
+_KINDS = ("weight", "bias")
 
 
-def discriminator_to_huggingface(weights: Weights, config: ModelConfig) -> Weights:
-    """State dict of `ElectraForPreTraining` from a full state dict of `Electra`."""
-    encoder = "generator" if config.sharing == "all_tied" else "discriminator"
-    out = _embeddings_out(_discriminator_embeddings(weights, config), config)
-    out.update(_encoder_out(weights, encoder, config.layers))
+def discriminator_origins(config: ModelConfig) -> Origins:
+    """Of `ElectraForPreTraining`."""
+    out = _full_size_origins(config)
     for ours, theirs in (("dense", "dense"), ("prediction", "dense_prediction")):
-        for kind in ("weight", "bias"):
-            out[f"discriminator_predictions.{theirs}.{kind}"] = weights[f"discriminator_head.{ours}.{kind}"]
+        for kind in _KINDS:
+            out[f"discriminator_predictions.{theirs}.{kind}"] = Origin(f"discriminator_head.{ours}.{kind}")
     return out
 
 
-def generator_to_huggingface(weights: Weights, config: ModelConfig) -> Weights:
-    """State dict of `ElectraForMaskedLM`, its tied output matrix left out (it is the word embeddings)."""
-    out = _embeddings_out(_under(weights, "embeddings."), config)
-    out.update(_encoder_out(weights, "generator", config.generator_depth))
-    for ours, theirs in (("dense", "dense"), ("norm", "LayerNorm")):
-        for kind in ("weight", "bias"):
-            out[f"generator_predictions.{theirs}.{kind}"] = weights[f"generator_head.{ours}.{kind}"]
-    out["generator_lm_head.bias"] = weights["generator_head.bias"][: config.vocab_size].clone()
+def generator_origins(config: ModelConfig) -> Origins:
+    """Of `ElectraForMaskedLM`, its tied output matrix left out (it is the word embeddings)."""
+    out = embedding_origins(config, "embeddings")
+    out.update(encoder_origins(config, "generator", config.generator_depth, config.generator_hidden_size))
+    out.update(vocabulary_head_origins(config, "generator_head"))
     return out
 
 
-def from_huggingface(generator: Weights, discriminator: Weights, config: ModelConfig) -> Weights:
-    """Full state dict of `Electra` from both Hugging Face state dicts.
+def encoder_with_vocabulary_origins(config: ModelConfig) -> Origins:
+    """Of `ElectraForMaskedLM` as large as the discriminator, its tied output matrix left out."""
+    return {**_full_size_origins(config), **vocabulary_head_origins(config, "vocabulary_head")}
 
-    With shared embeddings both must hold the same; the shared tensor is one again.
+
+def _full_size_origins(config: ModelConfig) -> Origins:
+    """Of the embeddings and the encoder of the network that a run is for."""
+    encoder = "generator" if config.sharing == "all_tied" else "discriminator"
+    out = _discriminator_embeddings(config)
+    out.update(encoder_origins(config, encoder, config.layers, config.hidden_size))
+    return out
+
+
+def embedding_origins(config: ModelConfig, prefix: str) -> Origins:
+    """Of the embeddings of a model whose own are complete; padded rows of the vocabulary are cut."""
+    out = {f"electra.embeddings.{theirs}": Origin(f"{prefix}.{ours}") for ours, theirs in _EMBEDDINGS.items()}
+    out["electra.embeddings.word_embeddings.weight"] = Origin(f"{prefix}.word.weight", rows=config.vocab_size)
+    return out
+
+
+def encoder_origins(config: ModelConfig, prefix: str, layers: int, hidden_size: int) -> Origins:
+    """Of an encoder, query, key and value cut out of their one matrix."""
+    out: Origins = {}
+    for kind in _KINDS:
+        if hidden_size != config.embedding_size:
+            out[f"electra.embeddings_project.{kind}"] = Origin(f"{prefix}.embeddings_project.{kind}")
+    for layer in range(layers):
+        ours, theirs = f"{prefix}.layers.{layer}", f"electra.encoder.layer.{layer}"
+        for kind in _KINDS:
+            for number, name in enumerate(_QKV):
+                origin = Origin(f"{ours}.qkv.{kind}", number * hidden_size, hidden_size)
+                out[f"{theirs}.attention.self.{name}.{kind}"] = origin
+            for mine, yours in _LAYER.items():
+                out[f"{theirs}.{yours}.{kind}"] = Origin(f"{ours}.{mine}.{kind}")
+    return out
+
+
+def vocabulary_head_origins(config: ModelConfig, prefix: str) -> Origins:
+    """Of the head of `ElectraForMaskedLM`."""
+    out = {
+        f"generator_predictions.{theirs}.{kind}": Origin(f"{prefix}.{ours}.{kind}")
+        for ours, theirs in (("dense", "dense"), ("norm", "LayerNorm"))
+        for kind in _KINDS
+    }
+    out["generator_lm_head.bias"] = Origin(f"{prefix}.bias", rows=config.vocab_size)
+    return out
+
+
+def _discriminator_embeddings(config: ModelConfig) -> Origins:
+    """The discriminator's embeddings in full: shared, its own, or shared plus its difference."""
+    own = "discriminator_embeddings"
+    if config.sharing == "untied":
+        return embedding_origins(config, own)
+    out = embedding_origins(config, "embeddings")
+    if config.sharing == "gdes":
+        theirs = "electra.embeddings."
+        out[f"{theirs}word_embeddings.weight"] = Origin(
+            "embeddings.word.weight", rows=config.vocab_size, plus=f"{own}.word_delta.weight"
+        )
+        delta = f"{own}.position_delta.weight" if config.gdes_positions else None
+        out[f"{theirs}position_embeddings.weight"] = Origin("embeddings.position.weight", plus=delta)
+        for ours in ("token_type.weight", "norm.weight", "norm.bias"):
+            out[theirs + _EMBEDDINGS[ours]] = Origin(f"{own}.{ours}")
+    return out
+
+
+def discriminator_to_huggingface(weights: State, config: ModelConfig) -> State:
+    """State dict of `ElectraForPreTraining` from a full state dict of `Electra`."""
+    return _read_all(discriminator_origins(config), weights)
+
+
+def generator_to_huggingface(weights: State, config: ModelConfig) -> State:
+    """State dict of `ElectraForMaskedLM` without its tied output matrix, from a full state dict of `Electra`."""
+    return _read_all(generator_origins(config), weights)
+
+
+def _read_all(origins: Origins, weights: State) -> State:
+    stored = TensorWeights(weights)
+    return {key: origin.read(stored) for key, origin in origins.items()}
+
+
+def to_own(parts: Sequence[tuple[Origins, State]], shapes: Mapping[str, torch.Size], sharing: str) -> State:
+    """Our parameters from state dicts of Hugging Face, each tensor put back where its `Origin` takes it from.
+
+    What networks share must be the same in all of them; it is one tensor again. Padded rows of the vocabulary are zero.
+
+    Args:
+        parts: origins and state dict of each network.
+        shapes: name of each of our parameters to its shape.
+        sharing: ``model.sharing``, for the message.
+
+    Returns:
+        The parameters that the networks have. Others of `shapes` belong to none of them.
 
     Raises:
-        DataError: a parameter is missing, or embeddings that should be one tensor differ.
+        DataError: a tensor is missing, or what should be one tensor differs.
     """
-    try:
-        out = {f"embeddings.{k}": v for k, v in _embeddings_in(generator, config).items()}
-        theirs = _embeddings_in(discriminator, config)
-        if config.sharing in ("tied", "all_tied"):
-            for key, value in theirs.items():
-                if not torch.equal(value, out[f"embeddings.{key}"]):
-                    raise DataError(
-                        f"embeddings.{key} differs between generator and discriminator, which share it "
-                        f"(model.sharing={config.sharing}); both must come from one export"
-                    )
-        elif config.sharing == "untied":
-            out.update({f"discriminator_embeddings.{key}": value for key, value in theirs.items()})
-        else:
-            out.update(_deltas(theirs, out, config))
-        out.update(_encoder_in(generator, "generator", config.generator_depth))
-        if config.sharing == "all_tied":
-            # One encoder under both of its names, as the module's own state dict lists it.
-            out.update(
-                {k.replace("generator.", "discriminator.", 1): v for k, v in out.items() if k.startswith("generator.")}
+    out: State = {}
+    written: set[tuple[str, int]] = set()
+    # Differences come last: what they are added to is another network's.
+    entries = [(key, origin, state) for origins, state in parts for key, origin in origins.items()]
+    for key, origin, state in sorted(entries, key=lambda entry: entry[1].plus is not None):
+        if key not in state:
+            raise DataError(f"parameter {key} is missing; expected the networks of one export, whole")
+        value, name = state[key], origin.name
+        if origin.plus is not None:
+            if name in out:
+                value, name = value - out[name][origin.begin : origin.begin + len(value)], origin.plus
+            else:  # no network has what the difference is from: it takes all, and there is no difference
+                out[origin.plus] = value.new_zeros(shapes[origin.plus])
+        if name not in out:
+            out[name] = value.new_zeros(shapes[name])
+        place = out[name][origin.begin : origin.begin + len(value)]
+        if (name, origin.begin) not in written:
+            place.copy_(value)
+            written.add((name, origin.begin))
+        elif not torch.equal(place, value):
+            raise DataError(
+                f"{name} differs between two networks, which share it (model.sharing={sharing}); they must come from "
+                "one export; model.sharing untied keeps them apart"
             )
-        else:
-            out.update(_encoder_in(discriminator, "discriminator", config.layers))
-        for kind in ("weight", "bias"):
-            out[f"generator_head.dense.{kind}"] = generator[f"generator_predictions.dense.{kind}"]
-            out[f"generator_head.norm.{kind}"] = generator[f"generator_predictions.LayerNorm.{kind}"]
-            out[f"discriminator_head.dense.{kind}"] = discriminator[f"discriminator_predictions.dense.{kind}"]
-            out[f"discriminator_head.prediction.{kind}"] = discriminator[
-                f"discriminator_predictions.dense_prediction.{kind}"
-            ]
-        out["generator_head.bias"] = _pad_rows(generator["generator_lm_head.bias"], config.padded_vocab_size)
-    except KeyError as error:
-        raise DataError(f"parameter {error} is missing; expected an exported generator and discriminator") from error
     return out
 
 
 def huggingface_config(config: ModelConfig, special_ids: dict[str, int], network: str) -> dict[str, Any]:
-    """Arguments of `ElectraConfig` for ``generator`` or ``discriminator``."""
+    """Arguments of `ElectraConfig` for a network as large as ``generator`` or ``discriminator``."""
     generator = network == "generator"
     attention_dropout = config.dropout if config.attention_dropout is None else config.attention_dropout
     return {
@@ -119,82 +240,3 @@ def huggingface_config(config: ModelConfig, special_ids: dict[str, int], network
         "pad_token_id": special_ids["pad"],
         "tie_word_embeddings": True,
     }
-
-
-def _under(weights: Weights, prefix: str) -> Weights:
-    return {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
-
-
-def _discriminator_embeddings(weights: Weights, config: ModelConfig) -> Weights:
-    """The discriminator's embeddings in full: shared, its own, or shared plus its difference."""
-    if config.sharing == "untied":
-        return _under(weights, "discriminator_embeddings.")
-    shared = _under(weights, "embeddings.")
-    if config.sharing != "gdes":
-        return shared
-    own = _under(weights, "discriminator_embeddings.")
-    position = shared["position.weight"]
-    if "position_delta.weight" in own:
-        position = position + own["position_delta.weight"]
-    return {
-        "word.weight": shared["word.weight"] + own["word_delta.weight"],
-        "position.weight": position,
-        **{key: own[key] for key in ("token_type.weight", "norm.weight", "norm.bias")},
-    }
-
-
-def _deltas(theirs: Weights, out: Weights, config: ModelConfig) -> Weights:
-    deltas = {
-        f"discriminator_embeddings.{key}": theirs[key] for key in ("token_type.weight", "norm.weight", "norm.bias")
-    }
-    deltas["discriminator_embeddings.word_delta.weight"] = theirs["word.weight"] - out["embeddings.word.weight"]
-    if config.gdes_positions:
-        difference = theirs["position.weight"] - out["embeddings.position.weight"]
-        deltas["discriminator_embeddings.position_delta.weight"] = difference
-    return deltas
-
-
-def _embeddings_out(embeddings: Weights, config: ModelConfig) -> Weights:
-    out = {f"electra.embeddings.{theirs}": embeddings[ours] for ours, theirs in _EMBEDDINGS.items()}
-    word = "electra.embeddings.word_embeddings.weight"
-    out[word] = out[word][: config.vocab_size].clone()
-    return out
-
-
-def _embeddings_in(weights: Weights, config: ModelConfig) -> Weights:
-    out = {ours: weights[f"electra.embeddings.{theirs}"] for ours, theirs in _EMBEDDINGS.items()}
-    out["word.weight"] = _pad_rows(out["word.weight"], config.padded_vocab_size)
-    return out
-
-
-def _pad_rows(value: Tensor, rows: int) -> Tensor:
-    padding = value.new_zeros((rows - len(value), *value.shape[1:]))
-    return torch.cat([value, padding])
-
-
-def _encoder_out(weights: Weights, prefix: str, layers: int) -> Weights:
-    out: Weights = {}
-    for kind in ("weight", "bias"):
-        if f"{prefix}.embeddings_project.{kind}" in weights:
-            out[f"electra.embeddings_project.{kind}"] = weights[f"{prefix}.embeddings_project.{kind}"]
-        for layer in range(layers):
-            ours, theirs = f"{prefix}.layers.{layer}", f"electra.encoder.layer.{layer}"
-            for name, part in zip(_QKV, weights[f"{ours}.qkv.{kind}"].chunk(3), strict=True):
-                out[f"{theirs}.attention.self.{name}.{kind}"] = part.clone()
-            for mine, yours in _LAYER.items():
-                out[f"{theirs}.{yours}.{kind}"] = weights[f"{ours}.{mine}.{kind}"]
-    return out
-
-
-def _encoder_in(weights: Weights, prefix: str, layers: int) -> Weights:
-    out: Weights = {}
-    for kind in ("weight", "bias"):
-        if f"electra.embeddings_project.{kind}" in weights:
-            out[f"{prefix}.embeddings_project.{kind}"] = weights[f"electra.embeddings_project.{kind}"]
-        for layer in range(layers):
-            ours, theirs = f"{prefix}.layers.{layer}", f"electra.encoder.layer.{layer}"
-            parts = [weights[f"{theirs}.attention.self.{name}.{kind}"] for name in _QKV]
-            out[f"{ours}.qkv.{kind}"] = torch.cat(parts)
-            for mine, yours in _LAYER.items():
-                out[f"{ours}.{mine}.{kind}"] = weights[f"{theirs}.{yours}.{kind}"]
-    return out

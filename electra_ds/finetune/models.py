@@ -16,6 +16,13 @@ SPARE_ROWS = 1024
 """How many embedding rows may have no token: tables are padded for speed, by less than this."""
 
 
+POSITIONS_AFTER_PADDING = frozenset({
+    "camembert", "data2vec-text", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mluke", "mpnet",
+    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+})  # fmt: skip
+"""Kinds of models (``model_type``) whose first position is the padding's id + 1."""
+
+
 def check_model_folder(model: str) -> None:
     """Refuse what is plainly no model, before anything slow is imported.
 
@@ -50,12 +57,26 @@ def load_tokenizer(model: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(model.removeprefix(HUB))
     except Exception as error:  # which kind depends on the tokenizer's files
-        raise DataError(f"model: no tokenizer could be loaded from {model} ({_first_line(error)})") from error
+        raise DataError(f"model: no tokenizer could be loaded from {model} ({first_line(error)})") from error
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):  # what transformers makes up where there is none
         raise DataError(f"model: no tokenizer lies in {model}; copy tokenizer.json or vocab.txt beside the weights")
     if tokenizer.pad_token_id is None:
-        raise DataError(f"model: the tokenizer of {model} has no padding token; fine-tuning pads each batch")
+        raise DataError(f"model: the tokenizer of {model} has no padding token; batches are padded")
     return tokenizer
+
+
+def require_offsets(tokenizer: Any, model: str) -> None:
+    """Refuse a tokenizer that cannot say where in the text its tokens stand.
+
+    Raises:
+        DataError: it is a slow one.
+    """
+    if not tokenizer.is_fast:
+        raise DataError(
+            f"model: the tokenizer of {model} ({type(tokenizer).__name__}) does not say where in a text its tokens "
+            "stand, which is needed here; put a tokenizer.json beside the weights (the fast "
+            "tokenizer's save_pretrained writes it)"
+        )
 
 
 def load_config(model: str, dropout: float, head: dict[str, Any]) -> Any:
@@ -65,31 +86,65 @@ def load_config(model: str, dropout: float, head: dict[str, Any]) -> Any:
     try:
         config = AutoConfig.from_pretrained(model.removeprefix(HUB))
     except Exception as error:
-        raise DataError(f"model: {model} has no config that transformers knows ({_first_line(error)})") from error
-    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
-        if hasattr(config, name):
-            setattr(config, name, dropout)
-    config.num_labels = head["num_labels"]
+        raise DataError(f"model: {model} has no config that transformers knows ({first_line(error)})") from error
+    for name in dropout_settings(config):
+        setattr(config, name, dropout)
+    config.num_labels = head["num_labels"]  # first: it resets the names of labels
     for name, value in head.items():
         setattr(config, name, value)
     return config
 
 
-def check_fit(model: str, config: Any, tokenizer: Any, max_length: int) -> None:
+def dropout_settings(config: Any) -> list[str]:
+    """Names under which a config keeps dropout probabilities, of the encoder and of every head.
+
+    Each kind of encoder has its own (hidden_dropout_prob, attention_dropout, summary_last_dropout, qa_dropout, ...);
+    None is a probability too: that of the encoder. Switches are none.
+    """
+    return [
+        name
+        for name, value in config.to_dict().items()
+        if "dropout" in name and (value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)))
+    ]
+
+
+def usable_positions(config: Any) -> int | None:
+    """Longest input in tokens that a network has positions for; None: any.
+
+    RoBERTa and its kin count positions from the padding's id + 1, so that of a table of 514 rows 512 serve.
+    """
+    rows: int | None = getattr(config, "max_position_embeddings", None)
+    if rows is None or rows <= 0:  # XLNet says -1
+        return None
+    if config.model_type not in POSITIONS_AFTER_PADDING or config.pad_token_id is None:
+        return rows
+    return rows - (int(config.pad_token_id) + 1)
+
+
+def check_fit(model: str, config: Any, tokenizer: Any, max_length: int | None) -> None:
     """Refuse a tokenizer that does not belong to the weights, and inputs longer than the position table.
 
     Raises:
         UserError: which it is, with both numbers.
     """
-    tokens = max(tokenizer.get_vocab().values()) + 1
-    if tokens > config.vocab_size or config.vocab_size - tokens >= SPARE_ROWS:
-        raise DataError(
-            f"model: the tokenizer of {model} has {tokens} tokens, but the network has embeddings for "
-            f"{config.vocab_size}: they do not belong together; put the tokenizer that it was trained with beside it"
-        )
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and max_length > positions:
+    check_vocabulary(model, tokenizer, config.vocab_size)
+    positions = usable_positions(config)
+    if positions is not None and max_length is not None and max_length > positions:
         raise UserError(f"max_length: {max_length}, but {model} has {positions} positions; choose at most that")
+
+
+def check_vocabulary(model: str, tokenizer: Any, rows: int) -> None:
+    """Refuse a tokenizer that does not belong to weights with `rows` embeddings.
+
+    Raises:
+        DataError: with both numbers.
+    """
+    tokens = max(tokenizer.get_vocab().values()) + 1
+    if tokens > rows or rows - tokens >= SPARE_ROWS:
+        raise DataError(
+            f"model: the tokenizer of {model} has {tokens} tokens, but the network has embeddings for {rows}: they do "
+            "not belong together; put the tokenizer that it was trained with beside it"
+        )
 
 
 def check_precision(precision: str) -> None:
@@ -114,7 +169,7 @@ def build_model(auto_model: str, model: str, config: Any, from_scratch: bool) ->
     """Return the network with the task's head, on the CPU in float32.
 
     Args:
-        auto_model: class of transformers, from the task.
+        auto_model: class of transformers, or of `heads`, with its module, from the task.
         model: folder, or ``hf:NAME``.
         config: from `load_config`.
         from_scratch: random weights; else the encoder's weights, only the head being random.
@@ -125,9 +180,19 @@ def build_model(auto_model: str, model: str, config: Any, from_scratch: bool) ->
     import torch
     import transformers
 
-    factory = getattr(transformers, auto_model)
-    if from_scratch:
-        return factory.from_config(config, dtype=torch.float32)
+    module, _, name = auto_model.rpartition(".")
+    if module in ("", "transformers"):
+        factory = getattr(transformers, name)
+        if from_scratch:
+            return factory.from_config(config, dtype=torch.float32)
+    else:
+        from electra_ds.finetune import heads
+
+        if config.model_type != "electra":
+            raise UserError(f"head: original is that of ELECTRA, but {model} is of the kind {config.model_type}")
+        factory = getattr(heads, name)
+        if from_scratch:
+            return factory(config).float()
     try:
         network, loading = factory.from_pretrained(
             model.removeprefix(HUB),
@@ -137,7 +202,7 @@ def build_model(auto_model: str, model: str, config: Any, from_scratch: bool) ->
             ignore_mismatched_sizes=True,  # the head of another task; a mismatch inside the encoder is refused below
         )
     except Exception as error:
-        raise DataError(f"model: the weights of {model} cannot be loaded ({_first_line(error)})") from error
+        raise DataError(f"model: the weights of {model} cannot be loaded ({first_line(error)})") from error
     inside = network.base_model_prefix + "."
     mismatched = {entry[0] for entry in loading["mismatched_keys"]}
     problems = sorted(name for name in {*loading["missing_keys"], *mismatched} if name.startswith(inside))
@@ -149,7 +214,8 @@ def build_model(auto_model: str, model: str, config: Any, from_scratch: bool) ->
     return network
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 

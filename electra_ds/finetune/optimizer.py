@@ -80,7 +80,11 @@ def parameter_groups(
 def build_optimizer(
     groups: Iterable[dict[str, Any]], config: FinetuneConfig, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    """Return AdamW over `groups`, and a linear schedule over `steps` updates (the first at learning rate 0)."""
+    """Return AdamW over `groups`, and a linear schedule over `steps` updates.
+
+    The first update has learning rate 0, as in Google's code, unless there is no warmup: at most all updates but one
+    warm up, so that a single update has the whole rate and trains.
+    """
     import torch
     from transformers import get_linear_schedule_with_warmup
 
@@ -90,5 +94,6 @@ def build_optimizer(
         eps=config.adam_epsilon,
         fused=True,
     )
-    scheduler = get_linear_schedule_with_warmup(optimizer, math.ceil(config.warmup * steps), steps)
+    warmup = min(math.ceil(config.warmup * steps), steps - 1)
+    scheduler = get_linear_schedule_with_warmup(optimizer, warmup, steps)
     return optimizer, scheduler

@@ -31,19 +31,27 @@ def summarize_runs(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[s
 
 
 def describe(results: dict[str, Any]) -> str:
-    """The table printed at the end: one line per initialization and baseline, for each split."""
+    """The table printed at the end: one line per initialization and baseline, for each scored split."""
     metric = results["metric"]
     lines = []
-    for split in ("validation", "test"):
-        if split not in next(iter(results["summary"].values())):
-            continue
-        rows = results["data"][split]["rows"]
-        lines.append(f"{metric} on {split} ({rows:,} rows), {results['settings']['seeds']} seeds:")
+    scored = next(iter(results["summary"].values()))
+    for split in [name for name in results["data"] if name in scored]:
+        rows, seeds = results["data"][split]["rows"], results["settings"]["seeds"]
+        lines.append(f"{metric} on {split} ({rows:,} {results['units']}), {seeds} seed{'' if seeds == 1 else 's'}:")
         for initialization, summary in results["summary"].items():
             lines.append(f"  {initialization:<14} {_spread(summary[split][metric])}")
         for name, baseline in results["baselines"].items():
-            lines.append(f"  {name:<14} {baseline[split][metric]:.4f}  ({baseline['description']})")
+            if metric in baseline.get(split, {}):
+                lines.append(f"  {name:<14} {baseline[split][metric]:.4f}  ({baseline['description']})")
     return "\n".join(lines)
+
+
+def undefined_note(undefined: dict[str, list[str]]) -> str:
+    """Say which scores were undefined, for the line of a run."""
+    if not undefined:
+        return ""
+    parts = [f"{', '.join(names)} on {split}" for split, names in undefined.items()]
+    return f"; undefined, counted as 0: {'; '.join(parts)}"
 
 
 def _spread(summary: dict[str, float | None]) -> str:

@@ -7,7 +7,8 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ class Table:
     """One tuple per row, all of the same length."""
     lines: list[int]
     """Line of the file (from 1) of each row, or row number (from 0) of a data set."""
+    dropped: int = 0
+    """Rows left out because they were asked to be: with too few or too many fields."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -82,14 +85,23 @@ class Table:
         return f"it has {', '.join(map(repr, self.header))}{did_you_mean(str(column), self.header)}"
 
 
-def read_table(source: str, format: str = "auto", header: bool = True, quotes: bool | None = None) -> Table:
+def read_table(
+    source: str,
+    format: str = "auto",
+    header: bool | None = True,
+    quotes: bool | None = None,
+    names: Collection[str] = (),
+    bad_rows: str = "refuse",
+) -> Table:
     """Read a file, or a split of a data set.
 
     Args:
         source: path, or ``hf:NAME[/CONFIG]:SPLIT``.
         format: ``auto``, ``tsv``, ``csv`` or ``jsonl``.
-        header: whether the first line of a TSV or CSV names the columns.
+        header: whether the first line of a TSV or CSV names the columns; None: if it holds one of `names`.
         quotes: whether double quotes enclose fields; None: in CSV only.
+        names: column names by which a header line is known.
+        bad_rows: ``refuse`` or ``drop`` lines with too few or too many fields.
 
     Raises:
         DataError: missing, empty, not UTF-8, not of the format, rows of unequal length.
@@ -100,15 +112,16 @@ def read_table(source: str, format: str = "auto", header: bool = True, quotes: b
     kind = ENDINGS.get(path.suffix.lower()) if format == "auto" else format
     if kind is None:
         raise UserError(f"{source}: its ending names no format; say which it is with --format tsv, csv or jsonl")
-    text = _read_text(path)
+    text = read_text(path)
     if kind == "jsonl":
         return _read_json_lines(source, text)
-    return _read_delimited(
-        source, text, "\t" if kind == "tsv" else ",", header, kind == "csv" if quotes is None else quotes
-    )
+    delimiter = "\t" if kind == "tsv" else ","
+    enclosed = kind == "csv" if quotes is None else quotes
+    return _read_delimited(source, text, delimiter, header, enclosed, names, bad_rows == "drop")
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Read a whole file as UTF-8, without a byte order mark; a missing, empty or broken one is a `DataError`."""
     if path.is_dir():
         raise DataError(f"{path}: a folder, expected a file (a `datasets` folder is written {HUB}{path}:SPLIT)")
     try:
@@ -129,29 +142,59 @@ def _read_text(path: Path) -> str:
         ) from None
 
 
-def _read_delimited(source: str, text: str, delimiter: str, header: bool, quotes: bool) -> Table:
+def _read_delimited(
+    source: str,
+    text: str,
+    delimiter: str,
+    header: bool | None,
+    quotes: bool,
+    known: Collection[str],
+    drop: bool,
+) -> Table:
     records = list(_quoted(source, text, delimiter) if quotes else _unquoted(text, delimiter))
-    while records and records[-1][1] == [""]:  # line breaks at the end of a file are not rows
-        records.pop()
+    if header is None:
+        header = bool(records) and any(field in known for field in records[0][1])
     names = tuple(records.pop(0)[1]) if header else None
+    width = len(names) if names is not None else usual_width([record for _, record in records], drop)
+    while width > 1 and records and records[-1][1] == [""]:  # empty lines at the end are no rows of several columns
+        records.pop()
     if not records:
         raise DataError(f"{source}: no rows after the header line; a file without one needs --header false")
-    width = len(names) if names is not None else len(records[0][1])
-    for line, record in records:
+    whole = [(line, record) for line, record in records if len(record) == width] if drop else records
+    for line, record in whole:
         if len(record) != width:
             hint = "" if quotes else " (text that is enclosed in double quotes needs --quotes true)"
+            hint += "; --bad_rows drop leaves such lines out and counts them"
             raise DataError(
                 f"{source}, line {line}: {len(record)} fields, but {width} in "
                 f"{'the header line' if header else 'the first line'}{hint}"
             )
+    if not whole:
+        raise DataError(
+            f"{source}: every row has another number of fields than the {width} of the header line, so --bad_rows drop "
+            f"leaves none (line {records[0][0]} has {len(records[0][1])}); a file without a header line needs --header "
+            "false"
+        )
     if names is not None and len(set(names)) < len(names):
         raise DataError(f"{source}: two columns of one name in the header line {', '.join(map(repr, names))}")
-    return Table(source, names, [tuple(record) for _, record in records], [line for line, _ in records])
+    rows, lines = [tuple(record) for _, record in whole], [line for line, _ in whole]
+    return Table(source, names, rows, lines, dropped=len(records) - len(whole))
+
+
+def usual_width(records: Sequence[Sequence[str]], drop: bool) -> int:
+    """Number of fields that every line is to have: the first line's, or the most frequent where others are dropped.
+
+    Empty lines have no say in that; of equally frequent widths the first wins.
+    """
+    if not drop or not records:
+        return len(records[0]) if records else 0
+    counted = Counter(len(record) for record in records if list(record) != [""])
+    return counted.most_common(1)[0][0] if counted else 1
 
 
 def _unquoted(text: str, delimiter: str) -> Iterable[tuple[int, list[str]]]:
     # Not str.splitlines: it also breaks at U+0085 and U+2028, which occur inside texts.
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
         yield number, line.removesuffix("\r").split(delimiter)
 
 
@@ -180,16 +223,55 @@ def _read_json_lines(source: str, text: str) -> Table:
             raise DataError(f"{source}, line {number}: not JSON ({error}); expected one object per line") from None
         if not isinstance(value, dict):
             raise DataError(f"{source}, line {number}: a JSON {type(value).__name__}, expected one object per line")
+        refuse_half_characters(f"{source}, line {number}", line, value)
         objects.append(value)
         lines.append(number)
     header = tuple(dict.fromkeys(key for value in objects for key in value))
     return Table(source, header, [tuple(value.get(key, MISSING) for key in header) for value in objects], lines)
 
 
+def refuse_half_characters(where: str, text: str, value: Any) -> None:
+    r"""Refuse texts with half of a surrogate pair, such as ``"\ud83d"``: JSON can say it, UTF-8 and tokenizers cannot.
+
+    Args:
+        where: file, and line where there is one.
+        text: the JSON, where such halves stand as escapes, if at all.
+        value: what it says.
+
+    Raises:
+        DataError: in which field.
+    """
+    if "\\ud" not in text.lower():
+        return
+    for place, found in _texts_of(value, ""):
+        if half := re.search("[\ud800-\udfff]", found):
+            raise DataError(
+                f"{where}, field {place!r}: the text holds {half[0]!a}, half of a surrogate pair, which is no "
+                f"character ({found[max(0, half.start() - 20) : half.end() + 20]!a}); write the whole character, "
+                "or leave the half out"
+            )
+
+
+def _texts_of(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    """Every text inside a JSON value and where it stands: ``answers.text[0]``; names of fields too."""
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _texts_of(item, f"{place}[{number}]")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            inner = f"{place}.{name}" if place else name
+            yield inner, name
+            yield from _texts_of(item, inner)
+
+
 def _read_dataset(source: str) -> Table:
     name, _, split = source.removeprefix(HUB).rpartition(":")
     if not name or not split:
-        raise UserError(f"{source}: expected hf:NAME:SPLIT or hf:NAME/CONFIG:SPLIT, for example hf:glue/sst2:train")
+        raise UserError(
+            f"{source}: expected hf:NAME:SPLIT or hf:NAME/CONFIG:SPLIT, for example hf:nyu-mll/glue/sst2:train"
+        )
     import datasets
 
     bars = datasets.are_progress_bars_disabled()
@@ -201,7 +283,7 @@ def _read_dataset(source: str) -> Table:
             datasets.enable_progress_bars()
     if not len(dataset):
         raise DataError(f"{source}: empty; expected one text per row")
-    columns = [_column_values(dataset, column, datasets.ClassLabel) for column in dataset.column_names]
+    columns = [_column_values(dataset, column) for column in dataset.column_names]
     return Table(source, tuple(dataset.column_names), list(zip(*columns, strict=True)), list(range(len(dataset))))
 
 
@@ -214,21 +296,31 @@ def _load_split(datasets: Any, source: str, name: str, split: str) -> Any:
         return splits[split]
     if (Path(name) / "state.json").is_file():
         raise DataError(f"{source}: a single data set without splits; save a DatasetDict, or use a JSON lines file")
+    name, _, revision = name.partition("@")
     attempts: list[tuple[str, str | None]] = [(name, None)]
     if "/" in name and not Path(name).exists():
         attempts.append((name.rpartition("/")[0], name.rpartition("/")[2]))  # glue/sst2: data set and configuration
     problems = []
     for path, configuration in attempts:
         try:
-            return datasets.load_dataset(path, configuration, split=split)
+            return datasets.load_dataset(path, configuration, split=split, revision=revision or None)
         except Exception as error:  # datasets, fsspec and the hub's client each raise their own kinds
             problems.append(re.sub(r"\s+", " ", f"{path}{f' ({configuration})' if configuration else ''}: {error}"))
     raise DataError(f"{source}: cannot be loaded by `datasets`: {'; '.join(problems)}")
 
 
-def _column_values(dataset: Any, column: str, class_label: type) -> list[Any]:
-    """Values of a column; class numbers become their names, and -1 (no label) None."""
+def _column_values(dataset: Any, column: str) -> list[Any]:
+    """Values of a column; class numbers become their names, and -1 (no label) None; so in lists."""
+    import datasets
+
     values, feature = list(dataset[column]), dataset.features[column]
-    if not isinstance(feature, class_label):
-        return values
-    return [None if value is None or value < 0 else feature.int2str(value) for value in values]  # type: ignore[attr-defined]
+    inner = getattr(feature, "feature", None)
+    if isinstance(feature, datasets.ClassLabel):
+        return [_class_name(feature, value) for value in values]
+    if isinstance(inner, datasets.ClassLabel):
+        return [value and [_class_name(inner, item) for item in value] for value in values]
+    return values
+
+
+def _class_name(feature: Any, value: int | None) -> str | None:
+    return None if value is None or value < 0 else str(feature.int2str(value))

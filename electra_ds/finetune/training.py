@@ -7,15 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from electra_ds.errors import UserError
-from electra_ds.finetune import models, optimizer
+from electra_ds.finetune import models, optimizer, processes
 from electra_ds.finetune.config import FinetuneConfig
-from electra_ds.finetune.tasks.base import Encoded, Task
-
-if TYPE_CHECKING:
-    import numpy as np
+from electra_ds.finetune.tasks.base import Encoded, Scored, Task
 
 
 @dataclass(frozen=True)
@@ -24,19 +21,53 @@ class Outcome:
 
     network: Any
     """The trained model, for saving."""
-    logits: dict[str, np.ndarray]
-    """Output of the head per scored split, (inputs, ...) float32, in the order of the inputs."""
-    scores: dict[str, dict[str, float]]
+    logits: dict[str, Any]
+    """Output of the head per scored split, (inputs, ...) or a tuple of such arrays, in the order of the inputs."""
+    scores: dict[str, Scored]
     """Scores per labelled split."""
     loss: float
     """Mean training loss over all updates."""
+    updates: int
+    """Updates that were made: fewer than planned after an early stop."""
+    evaluations: list[dict[str, Any]]
+    """Scores on the validation texts while training, where those were asked for."""
+    best_update: int | None
+    """Update whose weights were kept; None: the last."""
     seconds: float
     """Wall time of training and prediction."""
 
 
 def updates_of(examples: int, config: FinetuneConfig) -> int:
     """Number of updates: the last batch of an epoch may be smaller, and is used."""
+    assert config.epochs is not None
     return max(1, math.ceil(config.epochs * math.ceil(examples / config.batch_size)))
+
+
+def evaluation_updates(examples: int, config: FinetuneConfig) -> set[int]:
+    """Updates after which the validation texts are scored: evenly spaced in each epoch, and after the last."""
+    if not config.evaluations_per_epoch:
+        return set()
+    total, per_epoch = updates_of(examples, config), math.ceil(examples / config.batch_size)
+    count = math.ceil(total / per_epoch) * config.evaluations_per_epoch
+    spaced = {max(1, round(i * per_epoch / config.evaluations_per_epoch)) for i in range(1, count + 1)}
+    return {update for update in spaced if update < total} | {total}
+
+
+def unlayered(task: Task, config: FinetuneConfig, model_config: Any) -> list[str]:
+    """Say where layer-wise decay finds no layer by the names of the encoder's weights, as in ALBERT and Funnel."""
+    import torch
+
+    if config.layer_decay == 1:
+        return []
+    with torch.device("meta"):  # names only
+        network = models.build_model(task.loads_by, config.model, model_config, from_scratch=True)
+    if any(optimizer.depth_of(name, network.base_model_prefix) for name, _ in network.named_parameters()):
+        return []
+    return [
+        f"layer_decay: {config.layer_decay:g}, but the weights of {config.model} ({model_config.model_type}) are in no "
+        f"layers that can be told apart: the embeddings have the decay of {model_config.num_hidden_layers} layers, the "
+        f"rest of the encoder the head's rate {config.learning_rate:g}; --layer_decay 1 gives one rate to all"
+    ]
 
 
 def run_seed(
@@ -66,35 +97,94 @@ def run_seed(
     Raises:
         UserError: the loss is no longer a number.
     """
+    import torch
     import transformers
 
     began = time.perf_counter()
     transformers.set_seed(seed)
-    network = models.build_model(task.auto_model, config.model, model_config, from_scratch)
-    trainer = _trainer(config, network, tokenizer, encoded["train"], seed, scratch_folder, on_update)
-    loss = float(trainer.train().training_loss)
-    logits = {name: _predict(trainer, split) for name, split in encoded.items() if name != "train"}
-    if not math.isfinite(loss) or not all(math.isfinite(values.sum()) for values in logits.values()):
+    network = models.build_model(task.loads_by, config.model, model_config, from_scratch)
+    watch = _Watch(task, encoded["validation"], config, evaluation_updates(len(encoded["train"].features), config))
+
+    def after_update(update: int) -> bool:
+        on_update()
+        return watch.after(update)
+
+    trainer = _trainer(task, config, network, tokenizer, encoded["train"], seed, scratch_folder, after_update)
+    watch.trainer = trainer
+    rank, _ = processes.world()
+    if rank:
+        torch.manual_seed(seed + 1_000_003 * rank)  # dropout of its own on each process
+    state = trainer.train()
+    loss = float(trainer.accelerator.reduce(torch.tensor(state.training_loss, device=trainer.args.device), "mean"))
+    _check_finite(config, seed, loss)
+    best = watch.restore()
+    outputs = {name: predict(trainer, split) for name, split in encoded.items() if name != "train"}
+    for found in outputs.values():
+        _check_finite(config, seed, loss, found)
+    scores = {name: task.score(encoded[name], found) for name, found in outputs.items() if encoded[name].split.labelled}
+    return Outcome(
+        network, outputs, scores, loss, int(state.global_step), watch.seen, best, time.perf_counter() - began
+    )
+
+
+def _check_finite(config: FinetuneConfig, seed: int, loss: float, outputs: Any = ()) -> None:
+    import numpy as np
+
+    arrays = outputs if isinstance(outputs, tuple) else (outputs,)
+    if not math.isfinite(loss) or not all(np.isfinite(values).all() for values in arrays):
         raise UserError(
             f"seed {seed}: the training diverged (loss {loss}); lower --learning_rate {config.learning_rate}"
         )
-    scores = {
-        name: task.score(encoded[name], values) for name, values in logits.items() if encoded[name].split.labelled
-    }
-    return Outcome(network, logits, scores, loss, time.perf_counter() - began)
+
+
+class _Watch:
+    """Scores the validation texts now and then, keeps the best weights, and says when to stop."""
+
+    def __init__(self, task: Task, validation: Encoded, config: FinetuneConfig, updates: set[int]):
+        self.task, self.validation, self.config, self.updates = task, validation, config, updates
+        self.trainer: Any = None
+        self.seen: list[dict[str, Any]] = []
+        self.best: tuple[float, int, dict[str, Any]] | None = None
+        self.without_gain = 0
+
+    def after(self, update: int) -> bool:
+        """Return whether the training may end here."""
+        if update not in self.updates:
+            return False
+        outputs = predict(self.trainer, self.validation)
+        _check_finite(self.config, self.trainer.args.seed, 0.0, outputs)
+        score = self.task.score(self.validation, outputs)[self.task.metric]
+        self.seen.append({"update": update, self.task.metric: score})
+        if self.best is None or score > self.best[0]:
+            weights = self.trainer.model.state_dict()
+            self.best = (score, update, {name: value.detach().cpu().clone() for name, value in weights.items()})
+            self.without_gain = 0
+        else:
+            self.without_gain += 1
+        return self.config.patience is not None and self.without_gain >= self.config.patience
+
+    def restore(self) -> int | None:
+        """Put the best weights back; return the update they are of, None where nothing was scored."""
+        if self.best is None:
+            return None
+        self.trainer.model.load_state_dict(self.best[2])
+        return self.best[1]
 
 
 def _trainer(
+    task: Task,
     config: FinetuneConfig,
     network: Any,
     tokenizer: Any,
     train: Encoded,
     seed: int,
     scratch_folder: Path,
-    on_update: Callable[[], None],
+    on_update: Callable[[int], bool],
 ) -> Any:
     import torch
-    from transformers import DataCollatorWithPadding, PrinterCallback, TrainingArguments
+    from transformers import PrinterCallback, TrainingArguments
+
+    from electra_ds.finetune.trainer import ExactTrainer, GlobalBatches, Updates
 
     assert config.learning_rate is not None and config.layer_decay is not None
     steps = updates_of(len(train.features), config)
@@ -107,7 +197,8 @@ def _trainer(
         config.layer_decay_kind,
         config.weight_decay,
     )
-    micro = config.micro_batch_size or config.batch_size
+    rank, world = processes.world()
+    micro = processes.micro_batch_size(config, world)
     arguments = TrainingArguments(
         output_dir=str(scratch_folder),
         seed=seed,
@@ -115,7 +206,7 @@ def _trainer(
         max_steps=steps,
         per_device_train_batch_size=micro,
         per_device_eval_batch_size=64,
-        gradient_accumulation_steps=config.batch_size // micro,
+        gradient_accumulation_steps=config.batch_size // (micro * world),
         max_grad_norm=config.clip,
         bf16=config.precision == "bf16",
         fp16=config.precision == "fp16",
@@ -123,61 +214,47 @@ def _trainer(
         save_strategy="no",
         logging_strategy="no",
         report_to="none",
+        log_level="error",
+        log_level_replica="error",  # else the Trainer makes all but the first process talkative
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
     # A Trainer on several GPUs of one process would multiply the batch behind the recipe's back.
     arguments._n_gpu = min(arguments.n_gpu, 1)
-    trainer = _trainer_class()(
+    trainer = ExactTrainer(
         model=network,
         args=arguments,
         train_dataset=train.features,
-        data_collator=DataCollatorWithPadding(tokenizer),
+        data_collator=task.collator(tokenizer),
         optimizers=optimizer.build_optimizer(groups, config, steps),
-        callbacks=[_update_callback(on_update)],
+        callbacks=[Updates(on_update)],
+        batches=GlobalBatches(len(train.features), config.batch_size, micro, seed, rank, world),
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def _trainer_class() -> Any:
-    from transformers import Trainer
+def predict(trainer: Any, encoded: Encoded) -> Any:
+    """Predict sorted by length, which pads least, and return the order of the inputs.
 
-    class WeighedTrainer(Trainer):
-        """Weighs micro-batches by their labels, so that the loss is the mean over the whole batch.
-
-        The stock Trainer leaves that to models that take a count of labels; ELECTRA's heads swallow the count and
-        return the mean of their micro-batch, and with k micro-batches loss and gradient come out k times too large.
-        """
-
-        def compute_loss(
-            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-        ) -> Any:
-            loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
-            if num_items_in_batch is not None:
-                loss = loss * ((inputs["labels"] != -100).sum() / num_items_in_batch)
-            return (loss, outputs) if return_outputs else loss
-
-    return WeighedTrainer
-
-
-def _update_callback(on_update: Callable[[], None]) -> Any:
-    from transformers import TrainerCallback
-
-    class Updates(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            on_update()
-
-    return Updates()
-
-
-def _predict(trainer: Any, encoded: Encoded) -> np.ndarray:
-    """Predict sorted by length, which pads least, and return the order of the inputs."""
+    Returns:
+        An array (inputs, ...), or a tuple of such arrays where the head says several things; floats as float32.
+    """
     import numpy as np
 
-    order = sorted(range(len(encoded.features)), key=lambda i: len(encoded.features[i]["input_ids"]))
-    predicted = trainer.predict([encoded.features[i] for i in order]).predictions
-    logits = np.empty_like(predicted, dtype=np.float32)
-    logits[np.asarray(order)] = predicted
-    return logits
+    features = [{key: value for key, value in feature.items() if key != "labels"} for feature in encoded.features]
+    order = sorted(range(len(features)), key=lambda i: _length(features[i]["input_ids"]))
+    predicted = trainer.predict([features[i] for i in order]).predictions
+    restored = []
+    for values in predicted if isinstance(predicted, tuple) else (predicted,):
+        kind = np.float32 if np.issubdtype(values.dtype, np.floating) else values.dtype
+        placed = np.empty(values.shape, dtype=kind)
+        placed[np.asarray(order)] = values
+        restored.append(placed)
+    return tuple(restored) if isinstance(predicted, tuple) else restored[0]
+
+
+def _length(ids: list[Any]) -> int:
+    """Tokens of an input; of the longest choice where it has several."""
+    return max(map(len, ids)) if ids and isinstance(ids[0], list) else len(ids)

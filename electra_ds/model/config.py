@@ -87,7 +87,7 @@ class ModelConfig:
     @property
     def generator_hidden_size(self) -> int:
         """Width of the generator's hidden states (features)."""
-        return int(self.hidden_size * self.generator_width)
+        return int(self.hidden_size * self.generator_width + 1e-3)  # a third, as a decimal fraction, too
 
     @property
     def generator_heads(self) -> int:
@@ -114,18 +114,27 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """Replaced token detection (ELECTRA, section 2)."""
+    """What is learned: replaced token detection (ELECTRA, section 2), or what it is compared with (section 3.4)."""
 
+    name: Literal["electra", "mlm", "replace_mlm", "all_tokens_mlm", "electra_15", "electric"] = "electra"
+    """electra: tell replaced tokens from original ones. electra_15: at the selected positions only. mlm: fill [MASK]s
+    in, one network. replace_mlm: restore what a generator replaced. all_tokens_mlm: restore every token, with a copy
+    gate. electric: an energy of each token, against noise of two causal towers (arXiv 2012.08561)."""
     mask_fraction: float = 0.15
     """Selected positions as a share of a row's real tokens; the paper's large uses 0.25."""
     mask_token_probability: float = 0.85
     """A selected position becomes [MASK] with this probability and else stays as it is."""
     masking: Literal["token", "whole_word", "ngram"] = "token"
     """What is selected: tokens, whole words, or n-grams of up to 3 words with p(n) proportional to 1/n (ALBERT)."""
+    mlm_masking: Literal["paper", "google"] = "paper"
+    """mlm only. paper: of the selected 80% become [MASK], 10% a random token, 10% stay (BERT's). google: as
+    mask_token_probability says, none become random tokens (the original code without its discriminator)."""
     generator_weight: float = 1.0
     """Weight of the generator's loss."""
     discriminator_weight: float = 50.0
-    """Weight of the discriminator's loss."""
+    """Weight of the discriminator's loss (electra, electra_15, electric)."""
+    vocabulary_weight: float = 1.0
+    """Weight of the full-size network's cross-entropy (mlm, replace_mlm, all_tokens_mlm)."""
     temperature: float = 1.0
     """Softmax temperature of the generator's samples; above 1 makes replacements easier to tell."""
     disallow_correct: bool = False
@@ -138,9 +147,67 @@ class ObjectiveConfig:
             raise ValueError(f"objective.mask_token_probability={self.mask_token_probability}: must lie in [0, 1]")
         if self.temperature <= 0:
             raise ValueError(f"objective.temperature={self.temperature}: must be above 0")
-        for name in ("generator_weight", "discriminator_weight"):
+        for name in ("generator_weight", "discriminator_weight", "vocabulary_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"objective.{name}={getattr(self, name)}: must be at least 0")
+
+    @property
+    def has_generator(self) -> bool:
+        """Whether a generator makes replacements."""
+        return self.name != "mlm"
+
+    @property
+    def detects(self) -> bool:
+        """Whether the full-size network gives each token a verdict; else it restores tokens."""
+        return self.name in ("electra", "electra_15", "electric")
+
+    @property
+    def full_size_weight(self) -> float:
+        """Weight of the full-size network's loss."""
+        return self.discriminator_weight if self.detects else self.vocabulary_weight
+
+    @property
+    def fates(self) -> tuple[float, float]:
+        """Chances of a selected position to become [MASK] and to become a random token, in the masked text."""
+        return (0.8, 0.1) if self.name == "mlm" and self.mlm_masking == "paper" else (self.mask_token_probability, 0.0)
+
+
+def check_objective(model: ModelConfig, objective: ObjectiveConfig) -> None:
+    """Refuse ways of sharing that an objective has no use for.
+
+    Raises:
+        ValueError: says why.
+    """
+    if objective.name == "mlm" and model.sharing != "tied":
+        raise ValueError(
+            f"model.sharing={model.sharing}: objective.name=mlm trains one network, which has nothing to share; "
+            "leave model.sharing tied"
+        )
+    if objective.name == "electric" and model.sharing == "all_tied":
+        raise ValueError(
+            "model.sharing=all_tied: the generator of objective.name=electric is two networks that see one side of a "
+            "token each, the discriminator sees both; take tied, untied or gdes"
+        )
+
+
+def idle_settings(model: ModelConfig, objective: ObjectiveConfig) -> list[str]:
+    """Settings that are not at their defaults and that the objective has no use for, as ``section.field=value``."""
+    idle: list[tuple[str, str]] = []
+    if not objective.has_generator:
+        idle += [("objective", name) for name in ("generator_weight", "temperature", "disallow_correct")]
+        idle += [("model", name) for name in ("generator_width", "generator_layers")]
+    if objective.name != "mlm":
+        idle.append(("objective", "mlm_masking"))
+    elif objective.mlm_masking == "paper":
+        idle.append(("objective", "mask_token_probability"))
+    idle.append(("objective", "vocabulary_weight" if objective.detects else "discriminator_weight"))
+    sections = {"model": (model, ModelConfig()), "objective": (objective, ObjectiveConfig())}
+    found = []
+    for section, name in idle:
+        given, default = (getattr(one, name) for one in sections[section])
+        if given != default:
+            found.append(f"{section}.{name}={given}")
+    return found
 
 
 def decays(name: str) -> bool:

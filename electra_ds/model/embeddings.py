@@ -5,10 +5,14 @@ Shape legend: B rows, L tokens, E embedding size, V padded vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from electra_ds.kernels.embedding import SharedMatrix
 from electra_ds.model.config import ModelConfig
 
 
@@ -24,16 +28,16 @@ class TiedEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(entries, features))
         self.padding_id = padding_id
 
-    def forward(self, ids: Tensor | None = None, hidden: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """Look `ids` [...] up, or project `hidden` [N, E] onto the vocabulary with `bias` [V].
+    def forward(self, ids: Tensor | None = None, use: Callable[[Tensor], Any] | None = None) -> Any:
+        """Look `ids` [...] up, or call `use` with the matrix [V, E].
 
         Returns:
-            [..., E] embeddings, or [N, V] logits. The padding row gets no gradient from look-ups.
+            [..., E] embeddings, or what `use` returned. The padding row gets no gradient from look-ups.
         """
         if ids is not None:
             return functional.embedding(ids, self.weight, padding_idx=self.padding_id)
-        assert hidden is not None
-        return functional.linear(hidden, self.weight, bias)
+        assert use is not None
+        return use(self.weight)
 
 
 class Embeddings(nn.Module):
@@ -46,9 +50,13 @@ class Embeddings(nn.Module):
         self.token_type = nn.Embedding(config.token_types, config.embedding_size)
         self.norm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
 
-    def forward(self, ids: Tensor, positions: Tensor, token_types: Tensor) -> Tensor:
-        """Embed int64 [B, L] ids, positions and token types into [B, L, E]."""
-        return self.norm(self.word(ids) + self.token_type(token_types) + self.position(positions))
+    def forward(
+        self, ids: Tensor, positions: Tensor, token_types: Tensor, shared: SharedMatrix | None = None
+    ) -> Tensor:
+        """Embed int64 [B, L] ids, positions and token types into [B, L, E]; `shared` stands for the word matrix."""
+        words = self.word(ids) if shared is None else shared.look_up(ids)
+        embedded: Tensor = self.norm(words + self.token_type(token_types) + self.position(positions))
+        return embedded
 
 
 class DeltaEmbeddings(nn.Module):
@@ -66,6 +74,13 @@ class DeltaEmbeddings(nn.Module):
         )
         self.token_type = nn.Embedding(config.token_types, config.embedding_size)
         self.norm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
+
+    def matrix(self, base: Embeddings) -> Tensor:
+        """All word embeddings as looked up, [V, E], for a vocabulary head: gradients reach the difference only."""
+        everything = torch.arange(self.word_delta.num_embeddings, device=self.norm.weight.device)
+        delta = self.word_delta(everything)
+        whole: Tensor = base.word(use=lambda matrix: matrix.detach() + delta)
+        return whole
 
     def forward(self, base: Embeddings, ids: Tensor, positions: Tensor, token_types: Tensor) -> Tensor:
         """Embed int64 [B, L] into [B, L, E], on top of `base`'s detached embeddings."""

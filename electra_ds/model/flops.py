@@ -2,7 +2,7 @@
 
 Look-ups, softmax, LayerNorm, activations and the optimizer are not counted, nor is any recomputation. The vocabulary
 head counts at selected positions only. Not Google's count (flops_computation.py), which takes training as twice forward
-and look-ups as one-hot products.
+and look-ups as one-hot products. docs/flops.md has the formulas and a worked example.
 """
 
 from __future__ import annotations
@@ -35,28 +35,60 @@ def encoder_flops(embedding: int, hidden: int, intermediate: int, layers: int, a
     return projection + layers * (dense + attention)
 
 
-def step_flops_per_token(config: ModelConfig, selected_share: float, attended: float) -> float:
-    """Useful FLOPs of forward and backward per real token, both networks and heads.
+def step_flops_per_token(
+    config: ModelConfig, selected_share: float, attended: float, objective: str = "electra"
+) -> float:
+    """Useful FLOPs of forward and backward per real token, all networks and heads.
 
     Args:
         config: sizes; the vocabulary must be known.
         selected_share: selected positions over real tokens.
         attended: mean tokens that a token attends to.
+        objective: ``objective.name``.
+    """
+    return sum(step_flops_by_part(config, selected_share, attended, objective).values())
+
+
+def step_flops_by_part(
+    config: ModelConfig, selected_share: float, attended: float, objective: str = "electra"
+) -> dict[str, float]:
+    """The same by the objective's `parts`.
+
+    A head counts at the positions that its loss is over, at all real tokens with all_tokens_mlm and for electric's
+    generator (whose candidates are all but the special tokens); a causal tower's attention over half the segment.
     """
     assert config.vocab_size is not None
-    generator = encoder_flops(
+    towers = 2 if objective == "electric" else 1
+    generator = towers * encoder_flops(
         config.embedding_size,
         config.generator_hidden_size,
         config.generator_intermediate_size,
         config.generator_depth,
-        attended,
+        attended / towers,
     )
     discriminator = encoder_flops(
         config.embedding_size, config.hidden_size, config.intermediate_size, config.layers, attended
     )
-    generator_head = 2 * config.embedding_size * (config.generator_hidden_size + config.vocab_size) * selected_share
-    discriminator_head = 2 * config.hidden_size * (config.hidden_size + 1)
-    return 3 * (generator + discriminator + generator_head + discriminator_head)
+
+    def vocabulary_head(hidden: int, share: float) -> float:
+        return 2 * config.embedding_size * (hidden + (config.vocab_size or 0)) * share
+
+    forward = {}
+    if objective != "mlm":
+        everywhere = objective == "electric"
+        forward["generator"] = generator
+        forward["generator_head"] = vocabulary_head(
+            towers * config.generator_hidden_size, 1.0 if everywhere else selected_share
+        )
+    forward["discriminator"] = discriminator
+    if objective == "all_tokens_mlm":
+        forward["vocabulary_head"] = vocabulary_head(config.hidden_size, 1.0) + 2 * config.hidden_size
+    elif objective in ("mlm", "replace_mlm"):
+        forward["vocabulary_head"] = vocabulary_head(config.hidden_size, selected_share)
+    else:
+        share = selected_share if objective == "electra_15" else 1.0
+        forward["discriminator_head"] = 2 * config.hidden_size * (config.hidden_size + 1) * share
+    return {part: 3 * flops for part, flops in forward.items()}
 
 
 def peak_flops(device_name: str) -> float | None:

@@ -32,7 +32,7 @@ class Selection:
     Attributes:
         positions: int64 [B, K], ascending within the valid ones; 0 where not valid.
         valid: bool [B, K].
-        generator_ids: int64 [B, L], the text with [MASK] at most selected positions.
+        generator_ids: int64 [B, L], the text with [MASK] (or a random token) at most selected positions.
     """
 
     positions: Tensor
@@ -67,6 +67,8 @@ def select(
     mask_token_probability: float,
     masking: str = "token",
     continues: Tensor | None = None,
+    random_token_probability: float = 0.0,
+    vocab_size: int | None = None,
 ) -> Selection:
     """Draw positions without replacement, and put [MASK] at most of them.
 
@@ -84,16 +86,17 @@ def select(
         mask_token_probability: chance of a selected position to become [MASK].
         masking: what is drawn: "token", "whole_word" or "ngram".
         continues: bool [V], tokens that go on with the word before them; needed unless `masking` is "token".
+        random_token_probability: chance of a selected position to become a random token, special ones and the original
+            included, as BERT draws them (create_pretraining_data.py).
+        vocab_size: entries that a random token is drawn from.
 
     Raises:
-        ValueError: words are wanted and `continues` is missing.
+        ValueError: words are wanted and `continues` is missing, or random tokens without `vocab_size`.
     """
     length = input_ids.shape[1]
     index = torch.arange(length, device=input_ids.device)
     real = segments > 0
-    candidates = real.clone()
-    for token in (special.cls, special.sep, special.mask, special.pad):
-        candidates &= input_ids != token
+    candidates = selectable(input_ids, segments, special)
     count = selected_count(real.sum(1), candidates.sum(1), mask_fraction, length)
     slots = max_selected(mask_fraction, length)
     if masking == "token":
@@ -112,9 +115,23 @@ def select(
         positions = index.where(taken, length).sort(dim=1).values[:, :slots]
         valid = positions < length
     positions = positions.masked_fill(~valid, 0)
-    becomes_mask = noise.uniform(keys[:, None], positions, noise.MASK) < mask_token_probability
-    generator_ids = scatter_tokens(input_ids, positions, torch.full_like(positions, special.mask), valid & becomes_mask)
-    return Selection(positions, valid, generator_ids)
+    fate = noise.uniform(keys[:, None], positions, noise.MASK)
+    put_in, changes = torch.full_like(positions, special.mask), fate < mask_token_probability
+    if random_token_probability:
+        if vocab_size is None:
+            raise ValueError(f"random_token_probability={random_token_probability} needs vocab_size")
+        drawn = noise.bits(keys[:, None], positions, noise.RANDOM) % vocab_size
+        put_in = torch.where(changes, put_in, drawn)
+        changes = fate < mask_token_probability + random_token_probability
+    return Selection(positions, valid, scatter_tokens(input_ids, positions, put_in, valid & changes))
+
+
+def selectable(input_ids: Tensor, segments: Tensor, special: SpecialIds) -> Tensor:
+    """Candidates for selection, bool [B, L]: real tokens other than [CLS], [SEP] and [MASK]."""
+    candidates = segments > 0
+    for token in (special.cls, special.sep, special.mask, special.pad):
+        candidates &= input_ids != token
+    return candidates
 
 
 def scatter_tokens(input_ids: Tensor, positions: Tensor, tokens: Tensor, where: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ _GOLDEN = _signed(0x9E3779B97F4A7C15)
 _MIX_1 = _signed(0xBF58476D1CE4E5B9)
 _MIX_2 = _signed(0x94D049BB133111EB)
 
-SELECT, MASK, SAMPLE = 1, 2, 3
-"""Purposes: which positions, which of them become [MASK], which token replaces them."""
+SELECT, MASK, SAMPLE, DROPOUT, RANDOM = 1, 2, 3, 4, 5
+"""Purposes: which positions, which of them become [MASK], which token replaces them; what is dropped; random tokens."""
 WORD, PHASE, DIVIDE = 16, 17, 18
 """Purposes of whole words and n-grams: which unit is drawn, where tiles begin, how a tile is divided."""
 
@@ -48,6 +48,12 @@ def bits(keys: Tensor, positions: Tensor, purpose: int) -> Tensor:
 def uniform(keys: Tensor, positions: Tensor, purpose: int) -> Tensor:
     """Uniform float32 in [0, 1) with 24 bits."""
     return (bits(keys, positions, purpose) >> 38).to(torch.float32) * 2.0**-24
+
+
+def dropout_keys(keys: Tensor, sites: int) -> Tensor:
+    """Keys of `kernels.dropout` for a number of places that drop, int32 [sites, B, 2], from the rows' int64 [B]."""
+    drawn = bits(keys[None, :], torch.arange(sites, device=keys.device)[:, None], DROPOUT)
+    return torch.stack([drawn & 0x7FFFFFFF, drawn >> 31], -1).to(torch.int32)
 
 
 def _shift(value: Tensor, by: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from electra_ds.plan.config import PlanConfig
@@ -28,7 +29,8 @@ def make_plan(config: PlanConfig) -> dict[str, Any]:
     phases = plan_phases(config, config.world_size)
     machine = choose_machine(config, notes)
     model_config = choose_model(config, notes)
-    model = TracedModel(model_config, config.objective, config.training.precision, machine.traced_as)
+    recomputes = config.kernels.activation_checkpointing
+    model = TracedModel(model_config, config.objective, config.training.precision, machine.traced_as, recomputes)
     zeros = {name: _zero(config, name, phases, model) for name in _stages(config)}
     parts = []
     for phase in phases:
@@ -62,7 +64,8 @@ def _stages(config: PlanConfig) -> tuple[str, ...]:
 def _zero(config: PlanConfig, name: str, phases: list[PhasePlan], model: TracedModel) -> Zero:
     sizes = model.named_sizes()
     completed = complete_config(read_deepspeed_config(name), config, phases, sum(size for _, size in sizes))
-    return Zero.read(completed, sizes, config.world_size, 4 if config.training.precision == "float32" else 2)
+    zero = Zero.read(completed, sizes, config.world_size, 4 if config.training.precision == "float32" else 2)
+    return replace(zero, averages=config.training.ema_decay is not None)
 
 
 def _phase(
@@ -79,7 +82,7 @@ def _phase(
     shown = sorted({phase.micro_batch, *divisors_of(share)[-_SHOWN:]})
     stages: dict[str, Any] = {}
     for name, zero in zeros.items():
-        peaks = {rows: step_peak(zero, model.timeline(rows, length), share // rows) for rows in shown}
+        peaks = {rows: step_peak(zero, model.timeline(rows, length, zero.stage == 3), share // rows) for rows in shown}
         best = largest_fit(model, zero, length, share, room)
         exchanges = step_exchanges(zero, phase.accumulation, config.logging.every)
         seconds = wire_seconds(
@@ -130,12 +133,13 @@ def _checkpoint(zero: Zero) -> dict[str, int]:
     """Bytes and files of one checkpoint of DeepSpeed's, all ranks together (`checkpoint.json` is one more file).
 
     The module in its own precision, float32 masters and both moments: at stage 0 in one file, at stages 1 and 2 one for
-    the module and one of each rank; at stage 3 two of each rank, and no weights beside the masters.
+    the module and one of each rank; at stage 3 two of each rank, and no weights beside the masters. A moving average is
+    one file more of each rank, at stage 0 one in all.
     """
-    s, part = zero.element, sum(zero.partitions)
+    s, part, average = zero.element, sum(zero.partitions), int(zero.averages)
     if zero.stage == 0:
-        return {"bytes": (s + (8 if s == 4 else 12)) * part, "files": 1}
-    optimizer = 12 * part * zero.ranks
+        return {"bytes": (s + (8 if s == 4 else 12) + 4 * average) * part, "files": 1 + average}
+    optimizer = (12 + 4 * average) * part * zero.ranks
     if zero.stage == 3:
-        return {"bytes": optimizer, "files": 2 * zero.ranks}
-    return {"bytes": s * zero.parameters + optimizer, "files": 1 + zero.ranks}
+        return {"bytes": optimizer, "files": (2 + average) * zero.ranks}
+    return {"bytes": s * zero.parameters + optimizer, "files": 1 + (1 + average) * zero.ranks}

@@ -91,7 +91,7 @@ def choose_rate(config: PlanConfig, model: ModelConfig, machine: Machine, length
         return _read_rate(config.like)
     if machine.peak is None:
         return None
-    flops = step_flops_per_token(model, config.objective.mask_fraction, length)
+    flops = step_flops_per_token(model, config.objective.mask_fraction, length, config.objective.name)
     said = f"an estimate: {config.mfu:.0%} of {machine.peak / 1e12:,.0f} TFLOP/s, not a measurement"
     return Rate(config.mfu * machine.peak / flops, said, False)
 

@@ -69,7 +69,7 @@ def largest_fit(model: TracedModel, zero: Zero, length: int, share: int, room: f
         room: bytes.
     """
     for rows in reversed(divisors_of(share)):
-        peak = step_peak(zero, model.timeline(rows, length), share // rows)
+        peak = step_peak(zero, model.timeline(rows, length, zero.stage == 3), share // rows)
         if peak.total <= room:
             return peak
     return None

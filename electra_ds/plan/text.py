@@ -17,6 +17,7 @@ _SAVED = {
     "generator_head": "  by its vocabulary head, and sampling",
     "discriminator": "  by the discriminator",
     "discriminator_head": "  by its head",
+    "vocabulary_head": "  by the full-size network's vocabulary head",
 }
 
 
@@ -41,7 +42,8 @@ def _head(plan: dict[str, Any]) -> str:
 def _memory(plan: dict[str, Any], part: dict[str, Any]) -> str:
     stages = part["stages"]
     rows = [[label, *(_gb(stage["parts"][name]) for stage in stages.values())] for name, label in _PARTS.items()]
-    rows += [[label, *(_gb(stage["saved"][name]) for stage in stages.values())] for name, label in _SAVED.items()]
+    saved = next(iter(stages.values()))["saved"]
+    rows += [[_SAVED[name], *(_gb(stage["saved"][name]) for stage in stages.values())] for name in saved]
     rows.append(["  intermediate results then, and the batch", *(_other(stage) for stage in stages.values())])
     rows.append(["peak", *(_gb(stage["total"]) for stage in stages.values())])
     rows.append(["  reached in", *(stage["moment"] for stage in stages.values())])

@@ -13,17 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
+from electra_ds.kernels.config import Backends
+from electra_ds.kernels.vocabulary import CHUNK_ENTRIES
+from electra_ds.model.batch import Batch
 from electra_ds.model.config import ModelConfig, ObjectiveConfig
-from electra_ds.model.electra import Batch, Electra
+from electra_ds.model.electra import Electra
 from electra_ds.model.masking import SpecialIds, max_selected
+from electra_ds.model.objectives import build
 from electra_ds.plan.ledger import Ledger, storage_bytes
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}
-PARTS = ("generator", "generator_head", "discriminator", "discriminator_head")
-"""Children of `Electra` that held bytes are put down to; what runs between them goes with the one before."""
+PARTS = Electra.parts
+"""Children of `Electra` that held bytes are put down to; other objectives have theirs."""
 _SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
 
 
@@ -51,54 +53,72 @@ class Timeline:
 class TracedModel:
     """The model of a recipe on tensors without memory; traces are kept, sizes between them interpolated."""
 
-    def __init__(self, config: ModelConfig, objective: ObjectiveConfig, precision: str, device: str) -> None:
+    def __init__(
+        self, config: ModelConfig, objective: ObjectiveConfig, precision: str, device: str, recomputes: bool = False
+    ) -> None:
         """Build the networks.
 
         Args:
             config: sizes; the vocabulary must be known.
-            objective: selected share.
+            objective: what is learned, and the selected share.
             precision: of the run.
             device: ``cpu``, whose attention writes out the probabilities, or ``cuda``, whose attention is taken to be
-                torch's memory-efficient kernel (the fused one that takes a mask and dropout).
+                torch's kernel for packed segments. The other operations are traced as the references write them, not
+                compiled.
+            recomputes: see kernels.activation_checkpointing.
         """
         self.objective, self.on_cpu = objective, device == "cpu"
-        self._mode = _fake_mode() if self.on_cpu else _FusedAttention()
+        self._mode = _fake_mode() if self.on_cpu else contextlib.nullcontext()
         with torch.device("meta"):
-            self.model = Electra(config, objective, _SPECIAL)
+            self.model = build(config, objective, _SPECIAL)
+        self.model.use(Backends(attention="torch" if self.on_cpu else "varlen"))
+        self.model.recompute_layers(recomputes)
         with self._mode:
             for module in self.model.modules():
                 for name, parameter in list(module._parameters.items()):
                     if parameter is not None:
                         empty = torch.empty(parameter.shape, dtype=DTYPES[precision], device=self._device)
                         module._parameters[name] = nn.Parameter(empty)
-        self._timelines: dict[tuple[int, int], Timeline] = {}
+        self._timelines: dict[tuple[int, int, bool], Timeline] = {}
 
     def named_sizes(self) -> list[tuple[str, int]]:
         """Name and elements of each parameter."""
         return [(name, parameter.numel()) for name, parameter in self.model.named_parameters()]
 
-    def timeline(self, rows: int, length: int) -> Timeline:
+    def timeline(self, rows: int, length: int, sharded: bool = False) -> Timeline:
         """Trace a micro-batch of `rows` rows of `length` tokens, or work it out from two traces.
 
         Every operation's bytes are linear in the rows, so two and four rows tell all others. Where the operations are
-        not the same ones at both sizes, and for one row, whose layouts may be views, the size itself is traced.
+        not the same ones at both sizes, and for one row, whose layouts may be views, the size itself is traced; so are
+        sizes at which a vocabulary head that runs everywhere takes its positions in several portions.
+
+        Args:
+            rows: B.
+            length: L.
+            sharded: the engine takes weights apart (ZeRO-3): then uses of the word matrix do not share a gradient.
         """
-        low, high = self._traced(2, length), self._traced(4, length)
+        everywhere = self.objective.name in ("all_tokens_mlm", "electric")
+        if everywhere and rows * length > CHUNK_ENTRIES // self.model.config.padded_vocab_size:
+            return self._traced(rows, length, sharded)
+        low, high = self._traced(2, length, sharded), self._traced(4, length, sharded)
         if rows < 2 or len(low.held) != len(high.held):
-            return self._traced(rows, length)
+            return self._traced(rows, length, sharded)
         share = (rows - 2) / 2
-        saved = {part: low.saved[part] + share * (high.saved[part] - low.saved[part]) for part in PARTS}
+        saved = {part: low.saved[part] + share * (high.saved[part] - low.saved[part]) for part in low.saved}
         return Timeline(rows, low.held + share * (high.held - low.held), low.ready, low.forward, saved)
 
-    def _traced(self, rows: int, length: int) -> Timeline:
-        if (rows, length) not in self._timelines:
+    def _traced(self, rows: int, length: int, sharded: bool) -> Timeline:
+        key = (rows, length, sharded)
+        if key not in self._timelines:
+            self.model.hands_on = not sharded
             with self._mode:
-                self._timelines[rows, length] = self._run(rows, length)
-        return self._timelines[rows, length]
+                self._timelines[key] = self._run(rows, length)
+        return self._timelines[key]
 
     def _run(self, rows: int, length: int) -> Timeline:
         batch = self.batch(rows, length)
-        inputs = storage_bytes(vars(batch).values())
+        tensors = [value for value in vars(batch).values() if isinstance(value, Tensor)]
+        inputs = storage_bytes(tensors)
         held: list[int] = []
         ready: list[int] = []
         finished = 0
@@ -114,14 +134,14 @@ class TracedModel:
             parameter.grad = None  # whose bytes they are from here on depends on the ZeRO stage
 
         hooks = [parameter.register_post_accumulate_grad_hook(on_gradient) for parameter in self.model.parameters()]
-        ledger = Ledger(known=[*self.model.parameters(), *vars(batch).values()], after=after)
+        ledger = Ledger(known=[*self.model.parameters(), *tensors], after=after)
         handles = [
             self.model.get_submodule(part).register_forward_pre_hook(
                 lambda *_, part=part: setattr(ledger, "part", part)
             )
-            for part in PARTS
+            for part in self.model.parts
         ]
-        ledger.part = PARTS[0]
+        ledger.part = self.model.parts[0]
         with ledger:
             output = self.model(batch)
             forward, parts = len(held), ledger.by_part()
@@ -130,7 +150,7 @@ class TracedModel:
         ready.append(finished)
         for handle in (*hooks, *handles):
             handle.remove()
-        saved = {part: float(parts.get(part, 0)) for part in PARTS}
+        saved = {part: float(parts.get(part, 0)) for part in self.model.parts}
         return Timeline(rows, np.array(held, np.float64) + inputs, np.array(ready), forward, saved)
 
     def batch(self, rows: int, length: int) -> Batch:
@@ -165,23 +185,3 @@ def _fake_mode() -> contextlib.AbstractContextManager[Any]:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     return FakeTensorMode()
-
-
-class _FusedAttention(TorchFunctionMode):
-    """Sends `scaled_dot_product_attention` to the kernel that a GPU takes for it, where there is no GPU to choose one.
-
-    Without this it would be written out as matrix products: a tensor without memory has no device to pick a kernel for.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Replace that one function."""
-        if func is functional.scaled_dot_product_attention:
-            query, key, value, *rest = args
-            given = dict(zip(("attn_mask", "dropout_p", "is_causal"), rest, strict=False)) | (kwargs or {})
-            mask = given.get("attn_mask")
-            if mask is not None:
-                mask = mask.expand(*query.shape[:3], key.shape[2])
-            dropout = given.get("dropout_p", 0.0)
-            kernel = torch.ops.aten._scaled_dot_product_efficient_attention
-            return kernel(query, key, value, mask, True, dropout, given.get("is_causal", False))[0]
-        return func(*args, **(kwargs or {}))

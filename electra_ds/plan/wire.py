@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from electra_ds.model.statistics import HISTOGRAM_BINS, STATISTICS
 from electra_ds.plan.zero import Zero
 
-COUNTS_BYTES = 8 * 8
-"""Three counts and five flags, added up by the loop before every step (float64; `training.loop.Trainer`)."""
+COUNTS_BYTES = 12 * 8
+"""Five counts and seven flags, added up by the loop before every step (float64; `training.loop.Trainer`)."""
 LINE_BYTES = 8 * (len(STATISTICS) + 2 * HISTOGRAM_BINS)
 """Sums of a line of metrics (float64), added up when lines are written."""
 

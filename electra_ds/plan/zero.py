@@ -26,7 +26,7 @@ class Held:
     parameters: Any = 0
     gradients: Any = 0
     optimizer: Any = 0
-    """Float32 masters and both moments."""
+    """Float32 masters and both moments; a moving average of the masters, if the recipe keeps one."""
     buckets: Any = 0
     """What collectives read and write."""
     activations: Any = 0
@@ -74,6 +74,8 @@ class Zero:
     """stage3_max_reuse_distance (elements): parameters used again within so many are not given back meanwhile."""
     offloads: bool = False
     """offload_optimizer: masters, moments and gradient partitions lie in the host's memory."""
+    averages: bool = False
+    """training.ema_decay: a moving average lies beside the masters (4 bytes an element)."""
 
     @classmethod
     def read(cls, config: dict[str, Any], sizes: list[tuple[str, int]], ranks: int, element: int) -> Zero:
@@ -166,10 +168,10 @@ class Zero:
         moments 12P/N. Stage 3: weights sP/N, masters and moments 12P/N, gradients sP/N and the bucket for good
         (zero/stage3.py: _setup_for_real_optimizer), and parameters below the threshold whole on every rank.
         """
-        part, s = sum(self.partitions), self.element
+        part, s, average = sum(self.partitions), self.element, 4 if self.averages else 0
         if self.stage == 0:
-            return Held(parameters=s * part, optimizer=(8 if s == 4 else 12) * part)
-        optimizer = 0 if self.offloads else 12 * part
+            return Held(parameters=s * part, optimizer=(average + (8 if s == 4 else 12)) * part)
+        optimizer = 0 if self.offloads else (average + 12) * part
         if self.stage < 3:
             whole = sum(size * self.ranks for size in self.partitions)
             return Held(parameters=s * whole, optimizer=optimizer)
@@ -179,7 +181,8 @@ class Zero:
 
     def on_host(self) -> int:
         """Bytes in the host's memory with offload_optimizer: masters, moments, their gradients, and partitions."""
-        return (16 + self.element) * sum(self.partitions) if self.offloads else 0
+        average = 4 if self.averages else 0
+        return (average + 16 + self.element) * sum(self.partitions) if self.offloads else 0
 
     def during(self, timeline: Timeline, later: bool) -> Held:
         """What comes on top in a micro-batch, operation by operation.

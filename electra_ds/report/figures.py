@@ -16,8 +16,24 @@ COLOURS = {
     "c2": "#0a0b05",
     "c3": "#0a0b06",
     "c4": "#0a0b07",
+    "c5": "#0a0b08",
+    "c6": "#0a0b09",
 }
 """Placeholders that matplotlib draws with; each becomes the CSS variable of its name in the page."""
+CYCLE = ("c1", "c2", "c3", "c4", "c5", "c6")
+"""Colours of several runs or methods, in order."""
+ON_WHITE = {
+    "ink": "#1d2228",
+    "muted": "#5f6b77",
+    "grid": "#e4e8ec",
+    "c1": "#1f63b0",
+    "c2": "#c4561a",
+    "c3": "#1f8558",
+    "c4": "#7a4fb5",
+    "c5": "#a83267",
+    "c6": "#6b6a14",
+}
+"""What the variables are in a drawing outside a page."""
 POINTS = 240
 """Most points of a drawn curve; more are averaged, which the eye does not see and the file size does."""
 RAW_FROM = 40
@@ -48,6 +64,18 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """One row of an interval plot: an estimate and its confidence interval."""
+
+    label: str
+    value: float
+    low: float | None
+    high: float | None
+    colour: str = "c1"
+    """A name in `COLOURS`."""
+
+
+@dataclass(frozen=True)
 class Dots:
     """Scores of one row of the strip plot."""
 
@@ -58,7 +86,14 @@ class Dots:
     """Whether to mark the median (several seeds) or draw a diamond (one value)."""
 
 
-def curves(name: str, series: Sequence[Series], marks: Sequence[Mark], log: bool = False, percent: bool = False) -> str:
+def curves(
+    name: str,
+    series: Sequence[Series],
+    marks: Sequence[Mark],
+    log: bool = False,
+    percent: bool = False,
+    label: str = "step",
+) -> str:
     """Draw values over steps.
 
     Args:
@@ -67,6 +102,7 @@ def curves(name: str, series: Sequence[Series], marks: Sequence[Mark], log: bool
         marks: vertical lines.
         log: logarithmic values.
         percent: show shares as percent.
+        label: of the axis of steps.
 
     Returns:
         An ``<svg>`` element.
@@ -82,7 +118,7 @@ def curves(name: str, series: Sequence[Series], marks: Sequence[Mark], log: bool
         )  # fmt: skip
     if log:
         axes.set_yscale("log")
-    axes.set_xlabel("step")
+    axes.set_xlabel(label)
     axes.xaxis.set_major_formatter(_short_number)
     axes.yaxis.set_major_formatter(_percent if percent else _short_number)
     axes.margins(x=0.015)
@@ -114,6 +150,79 @@ def strip(name: str, rows: Sequence[Dots], label: str) -> str:
     axes.set_xlabel(label)
     axes.grid(axis="y", visible=False)
     return _svg(figure, name)
+
+
+def intervals(
+    name: str,
+    rows: Sequence[Interval],
+    label: str,
+    percent: bool = False,
+    reference: float | None = None,
+    width: float = 4.9,
+) -> str:
+    """Draw one row per estimate: a dot, and a bar from the low to the high end of its interval.
+
+    Args:
+        name: unique in the page; also the accessible name.
+        rows: from top to bottom.
+        label: of the axis.
+        percent: show shares as percent.
+        reference: a value to mark by a dashed line.
+        width: of the drawing (inches).
+    """
+    figure, axes = _figure(width, 0.62 + 0.27 * len(rows))
+    if reference is not None:
+        axes.axvline(reference, color=COLOURS["muted"], linewidth=0.9, linestyle=(0, (3, 3)), zorder=1)
+    for position, row in enumerate(reversed(rows)):
+        colour = COLOURS[row.colour]
+        if row.low is not None and row.high is not None:
+            axes.plot([row.low, row.high], [position] * 2, color=colour, linewidth=2.2, alpha=0.55, zorder=2,
+                      solid_capstyle="butt")  # fmt: skip
+        axes.plot([row.value], [position], marker="o", markersize=5.5, color=colour, linestyle="none", zorder=3)
+    axes.set_yticks(range(len(rows)), [row.label for row in reversed(rows)], fontsize=8.5, color=COLOURS["ink"])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.xaxis.set_major_formatter(_percent if percent else _short_number)
+    axes.margins(x=0.06)
+    axes.set_xlabel(label)
+    axes.grid(axis="y", visible=False)
+    return _svg(figure, name)
+
+
+def reliability(name: str, bins: Sequence[tuple[float, Interval]]) -> str:
+    """Draw observed shares over predicted probabilities, with the diagonal on which a calibrated judge lies.
+
+    Args:
+        name: unique in the page; also the accessible name.
+        bins: mean probability of a bin, and the share that was observed in it.
+    """
+    figure, axes = _figure(4.9, 3.4)
+    axes.plot([0, 1], [0, 1], color=COLOURS["muted"], linewidth=0.9, linestyle=(0, (3, 3)), zorder=1)
+    for predicted, row in bins:
+        if row.low is not None and row.high is not None:
+            axes.plot(
+                [predicted] * 2, [row.low, row.high], color=COLOURS[row.colour], linewidth=2.2, alpha=0.55, zorder=2
+            )
+    axes.plot([x for x, _ in bins], [row.value for _, row in bins], color=COLOURS["c1"], linewidth=1.2, marker="o",
+              markersize=4.5, zorder=3)  # fmt: skip
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(_percent)
+        axis.label.set_color(COLOURS["muted"])
+        axis.label.set_fontsize(8.5)
+    axes.set_xlabel("mean P(replaced)")
+    axes.set_ylabel("share really replaced")
+    return _svg(figure, name)
+
+
+def standalone(svg: str) -> str:
+    """Turn a drawing of a page into a file of its own, on white."""
+    for name, colour in ON_WHITE.items():
+        svg = svg.replace(f"var(--{name})", colour)
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    size = f' width="{box[1]}" height="{box[2]}"' if box else ""
+    opening = f'<svg xmlns="http://www.w3.org/2000/svg" style="background: #fff; font-family: sans-serif"{size} '
+    return svg.replace("<svg ", opening, 1).rstrip() + "\n"
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:

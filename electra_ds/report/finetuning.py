@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from electra_ds.report.evaluation.shown import Table
 from electra_ds.report.figures import Dots, strip
 from electra_ds.report.reading import number
+from electra_ds.report.results import Named
 
 NAMES = {
     "pretrained": "pretrained",
     "from_scratch": "same network, from scratch",
     "bag_of_words": "bag of words",
     "majority": "majority label",
+    "mean": "training mean",
+    "entity_list": "list of entities",
 }
-COLOURS = {"pretrained": "c1", "from_scratch": "c2", "bag_of_words": "c3", "majority": "muted"}
-METRIC_NAMES = {"accuracy": "accuracy", "f1": "F1", "f1_macro": "macro F1", "matthews": "Matthews correlation"}
+COLOURS = {"pretrained": "c1", "from_scratch": "c2", "bag_of_words": "c3", "entity_list": "c3", "majority": "muted"}
+METRIC_NAMES = {
+    "accuracy": "accuracy",
+    "f1": "F1",
+    "f1_macro": "macro F1",
+    "matthews": "Matthews correlation",
+    "spearman": "Spearman correlation",
+    "pearson": "Pearson correlation",
+    "precision": "precision",
+    "recall": "recall",
+    "exact_match": "exact match",
+    "best_f1": "F1 at the best threshold",
+    "best_exact_match": "exact match at the best threshold",
+}
 
 
 @dataclass(frozen=True)
@@ -33,8 +50,10 @@ class Row:
 class Finetuning:
     """The section's content."""
 
+    title: str
     split: str
     rows_scored: int | None
+    units: str
     metric: str
     sentences: list[str]
     svg: str
@@ -43,8 +62,14 @@ class Finetuning:
     settings: str
 
 
-def build(results: dict[str, Any]) -> Finetuning:
-    """Read results.json into what the page shows: the test split where there is one, else validation."""
+def build(results: dict[str, Any], title: str = "Fine-tuning", name: str = "fine-tuning-scores") -> Finetuning:
+    """Read results.json into what the page shows: the test split where there is one, else validation.
+
+    Args:
+        results: of one task.
+        title: of the section.
+        name: of the drawing, unique in the page.
+    """
     metric = str(results.get("metric", "accuracy"))
     split = "test" if all("test" in run["scores"] for run in results["runs"]) else "validation"
     scores = _scores(results, split, metric)
@@ -53,20 +78,44 @@ def build(results: dict[str, Any]) -> Finetuning:
         for name, entry in (results.get("baselines") or {}).items()
         if (value := number((entry.get(split) or {}).get(metric))) is not None
     }
-    rows = [Dots(NAMES.get(n, n), found, COLOURS.get(n, "c4"), median=True) for n, found in scores.items()]
-    rows += [Dots(NAMES.get(n, n), [found], COLOURS.get(n, "c4"), median=False) for n, found in baselines.items()]
-    name = METRIC_NAMES.get(metric, metric)
+    drawn = [Dots(NAMES.get(n, n), found, COLOURS.get(n, "c4"), median=True) for n, found in scores.items()]
+    drawn += [Dots(NAMES.get(n, n), [found], COLOURS.get(n, "c4"), median=False) for n, found in baselines.items()]
+    called = METRIC_NAMES.get(metric, metric)
     data = (results.get("data") or {}).get(split) or {}
+    units = str(results.get("units", "texts"))
     return Finetuning(
+        title=title,
         split=split,
         rows_scored=data.get("rows"),
-        metric=name,
-        sentences=_sentences(scores, baselines, name, split),
-        svg=strip("fine-tuning-scores", rows, f"{name}, {split}"),
+        units=units,
+        metric=called,
+        sentences=_sentences(scores, baselines, called, split, units),
+        svg=strip(name, drawn, f"{called}, {split}"),
         columns=["median", "smallest", "largest", "standard deviation"],
         table=_table(results, scores, baselines),
         settings=_settings(results),
     )
+
+
+def side_by_side(named: Sequence[Named]) -> Table | None:
+    """Medians of several results in one table, a row for each kind of model in each; None for a single one."""
+    if len(named) < 2:
+        return None
+    rows = []
+    for one in named:
+        metric = str(one.results.get("metric", "accuracy"))
+        split = "test" if all("test" in run["scores"] for run in one.results["runs"]) else "validation"
+        for kind, found in _scores(one.results, split, metric).items():
+            spread = f"{_percent(min(found))} to {_percent(max(found))}" if len(found) > 1 else "–"
+            cells = [
+                METRIC_NAMES.get(metric, metric),
+                split,
+                str(len(found)),
+                _percent(statistics.median(found)),
+                spread,
+            ]
+            rows.append([f"{one.label}: {NAMES.get(kind, kind)}", *cells])
+    return Table("Fine-tuning, side by side", ("", "score", "split", "seeds", "median", "range"), rows)
 
 
 def _scores(results: dict[str, Any], split: str, metric: str) -> dict[str, list[float]]:
@@ -78,12 +127,14 @@ def _scores(results: dict[str, Any], split: str, metric: str) -> dict[str, list[
     return scores
 
 
-def _sentences(scores: dict[str, list[float]], baselines: dict[str, float], metric: str, split: str) -> list[str]:
+def _sentences(
+    scores: dict[str, list[float]], baselines: dict[str, float], metric: str, split: str, units: str
+) -> list[str]:
     """What the numbers show, and no more."""
     said = []
     ours, floor = scores.get("pretrained"), scores.get("from_scratch")
     if ours and floor:
-        said.append(compare(ours, floor, metric, split))
+        said.append(compare(ours, floor, metric, split, units))
     elif ours:
         said.append(
             f"Median {metric} {_percent(statistics.median(ours))} over {_seeds(ours)}. Without runs from scratch these "
@@ -97,7 +148,7 @@ def _sentences(scores: dict[str, list[float]], baselines: dict[str, float], metr
     return said
 
 
-def compare(ours: list[float], floor: list[float], metric: str, split: str) -> str:
+def compare(ours: list[float], floor: list[float], metric: str, split: str, units: str = "texts") -> str:
     """Say whether the difference of medians is larger than the spread over seeds.
 
     The spread is the larger of the two ranges (largest minus smallest score).
@@ -105,7 +156,7 @@ def compare(ours: list[float], floor: list[float], metric: str, split: str) -> s
     gap = 100 * (statistics.median(ours) - statistics.median(floor))
     change = f"{abs(gap):.1f} points {'above' if gap >= 0 else 'below'}"
     text = (
-        f"Median {metric} on the {split} texts: {_percent(statistics.median(ours))} pretrained, {change} the same "
+        f"Median {metric} on the {split} {units}: {_percent(statistics.median(ours))} pretrained, {change} the same "
         f"network from scratch ({_percent(statistics.median(floor))}); {_seeds(ours)} and {_seeds(floor)}. "
     )
     if len(ours) < 2 or len(floor) < 2:
@@ -141,7 +192,8 @@ def _settings(results: dict[str, Any]) -> str:
     settings, data = results.get("settings") or {}, results.get("data") or {}
     parts = []
     if rows := (data.get("train") or {}).get("rows"):
-        parts.append(f"{rows:,} training texts, {len(results.get('labels') or [])} labels")
+        labels = len(results.get("labels") or [])
+        parts.append(f"{rows:,} training {results.get('units', 'texts')}" + (f", {labels} labels" if labels else ""))
     for key, text in (
         ("learning_rate", "learning rate {:g}"), ("layer_decay", "layer decay {:g}"), ("epochs", "{:g} epochs"),
         ("batch_size", "batches of {:g}"), ("dropout", "dropout {:g}"), ("max_length", "at most {:g} tokens"),

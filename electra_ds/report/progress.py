@@ -54,6 +54,19 @@ def last(lines: Lines, key: str) -> float | None:
     return values[-1] if values else None
 
 
+def learned(inputs: Inputs) -> str:
+    """What the run learns, as its recipe says."""
+    section = inputs.recipe.get("objective")
+    name = str(section.get("name", "electra")) if isinstance(section, dict) else "electra"
+    return {
+        "electra_15": "telling replaced tokens from original ones at the selected positions",
+        "mlm": "filling masked tokens in (objective mlm)",
+        "replace_mlm": "restoring replaced tokens (objective replace_mlm)",
+        "all_tokens_mlm": "restoring all tokens of a corrupted text (objective all_tokens_mlm)",
+        "electric": "telling tokens from noise by their energy (objective electric)",
+    }.get(name, "telling replaced tokens from original ones")
+
+
 def lives(inputs: Inputs) -> list[dict[str, Any]]:
     """Events that began a life of the run: its start and each resume."""
     return [event for event in inputs.events if event.get("event") in ("start", "resume")]
@@ -84,6 +97,11 @@ def facts(inputs: Inputs) -> list[Fact]:
     if auc is not None:
         where = "on training text" if held_out is None else "held-out text"
         made.append(Fact("AUC, replaced tokens", f"{auc:.3f}", f"{where}; guessing: 0.5"))
+    held_out = last(inputs.validation, "vocabulary_accuracy")
+    restored = last(inputs.train, "vocabulary_accuracy") if held_out is None else held_out
+    if restored is not None:
+        where = "training text" if held_out is None else "held-out text"
+        made.append(Fact("selected tokens restored", f"{100 * restored:.1f} %", where))
     return made + _machine_facts(inputs)
 
 
@@ -109,6 +127,15 @@ def _machine_facts(inputs: Inputs) -> list[Fact]:
     return made
 
 
+def versions(inputs: Inputs) -> list[tuple[str, str]]:
+    """Library and its version, or versions if the lives of the run differ."""
+    found: dict[str, dict[str, None]] = {}
+    for event in lives(inputs):
+        for name, version in (event.get("versions") or {}).items():
+            found.setdefault(name, {})[str(version)] = None
+    return [(name, " → ".join(versions)) for name, versions in found.items()]
+
+
 def marks(inputs: Inputs) -> list[Mark]:
     """Where the run was stopped and resumed: one mark per resume."""
     made = []
@@ -130,7 +157,11 @@ def sections(inputs: Inputs) -> list[Section]:
 
 def _losses(inputs: Inputs) -> Section:
     changes = []
-    for key, name in (("generator_loss", "generator"), ("discriminator_loss", "discriminator")):
+    for key, name in (
+        ("generator_loss", "generator"),
+        ("discriminator_loss", "discriminator"),
+        ("vocabulary_loss", "full-size network"),
+    ):
         seen = points(inputs.validation, key)[1]
         if len(seen) > 1:
             changes.append(f"the {name}’s from {seen[0]:.3f} to {seen[-1]:.3f}")
@@ -138,6 +169,12 @@ def _losses(inputs: Inputs) -> Section:
     plots = [
         _both(inputs, "generator_loss", "Generator loss", "cross-entropy at the selected positions, nats"),
         _both(inputs, "discriminator_loss", "Discriminator loss", "binary cross-entropy over all tokens, nats"),
+        _both(inputs, "vocabulary_loss", "Full-size network’s loss", "cross-entropy of the original tokens, nats"),
+        _both(inputs, "pair_generator_loss", "Generator loss, pairs", "of rows with translation pairs, nats"),
+        _both(inputs, "pair_discriminator_loss", "Discriminator loss, pairs", "of rows with translation pairs, nats"),
+        _both(
+            inputs, "pair_vocabulary_loss", "Full-size network’s loss, pairs", "of rows with translation pairs, nats"
+        ),
     ]
     return Section("Losses", [line for line in text if line], [plot for plot in plots if plot])
 
@@ -159,8 +196,10 @@ def _detection(inputs: Inputs) -> Section:
             inputs, lines, "generator-quality", "Generator", f"{where} text",
             (("generator_accuracy", "right at selected positions", "c2"), ("replaced_rate", "tokens replaced", "c4")),
         ),
+        _both(inputs, "vocabulary_accuracy", "Restored", "originals that are most probable", percent=True),
     ]  # fmt: skip
-    return Section("Telling replaced tokens", _against_trivial(lines, where), [plot for plot in plots if plot])
+    title = "Telling replaced tokens" if points(lines, "discriminator_accuracy")[0] else "Restoring tokens"
+    return Section(title, _against_trivial(lines, where), [plot for plot in plots if plot])
 
 
 def _against_trivial(lines: Lines, where: str) -> list[str]:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from electra_ds.data.format import Manifest, read_manifest
 from electra_ds.errors import DataError
 from electra_ds.report.config import ReportConfig
+from electra_ds.report.results import (
+    Named,
+    found_below,
+    is_evaluation,
+    is_finetuning,
+    read_evaluations,
+    read_finetunings,
+    without_duplicates,
+)
 
 
 @dataclass
@@ -31,8 +40,10 @@ class Inputs:
     """The same, parsed."""
     samples: dict[str, Any] | None = None
     """samples.json."""
-    finetune: dict[str, Any] | None = None
-    """results.json of a fine-tuning folder."""
+    finetunings: list[Named] = field(default_factory=list)
+    """Fine-tuning results that were named, and those in the run's folder."""
+    evaluations: list[Named] = field(default_factory=list)
+    """Evaluations, likewise."""
     manifest: Manifest | None = None
     """Of the shard set."""
     left_out: list[str] = field(default_factory=list)
@@ -55,9 +66,29 @@ def read_inputs(config: ReportConfig) -> Inputs:
     _read_metrics(inputs)
     _read_recipe(inputs)
     _read_samples(inputs)
-    _read_finetune(inputs, config.finetune)
+    run = folder.resolve()
+    inputs.finetunings += [*read_finetunings(config.finetune), *found_below(run, is_finetuning)]
+    inputs.evaluations += [*read_evaluations(config.evaluation), *found_below(run, is_evaluation)]
     _read_shards(inputs, config.shards)
     return inputs
+
+
+def read_all(config: ReportConfig) -> list[Inputs]:
+    """Read every run; what was named beside them belongs to the first, and no result is in two of them.
+
+    Raises:
+        DataError: a folder is no run, or something named explicitly cannot be read.
+    """
+    alone = [replace(config, run=run, others=[], finetune=[], evaluation=[]) for run in config.others]
+    runs = [read_inputs(config), *(read_inputs(one) for one in alone)]
+    for run in runs:
+        if not run.finetunings and not config.finetune:
+            run.left_out.append("Fine-tuning: no folder was named with --finetune.")
+    finetunings = without_duplicates([run.finetunings for run in runs])
+    evaluations = without_duplicates([run.evaluations for run in runs])
+    for run, *own in zip(runs, finetunings, evaluations, strict=True):
+        run.finetunings, run.evaluations = own
+    return runs
 
 
 def number(value: Any) -> float | None:
@@ -113,7 +144,12 @@ def _read_recipe(inputs: Inputs) -> None:
 def _read_samples(inputs: Inputs) -> None:
     path = inputs.folder / "samples.json"
     if not path.is_file():
-        inputs.left_out.append("Examples of corrupted text: the run has no samples.json (it validates now and then).")
+        section = inputs.recipe.get("objective")
+        name = section.get("name") if isinstance(section, dict) else None
+        why = "the run has no samples.json (it validates now and then)"
+        if name in ("mlm", "replace_mlm", "all_tokens_mlm"):
+            why = f"the objective {name} gives no verdicts on tokens"
+        inputs.left_out.append(f"Examples of corrupted text: {why}.")
         return
     try:
         samples = json.loads(path.read_text("utf-8"))
@@ -123,22 +159,6 @@ def _read_samples(inputs: Inputs) -> None:
         inputs.left_out.append(f"Examples of corrupted text: samples.json cannot be read ({error}).")
         return
     inputs.samples = samples
-
-
-def _read_finetune(inputs: Inputs, folder: str | None) -> None:
-    if folder is None:
-        inputs.left_out.append("Fine-tuning: no folder was named with --finetune.")
-        return
-    path = Path(folder) / "results.json"
-    try:
-        results = json.loads(path.read_text("utf-8"))
-        if not isinstance(results, dict) or not results.get("runs") or "summary" not in results:
-            raise ValueError("no runs in it")
-    except FileNotFoundError:
-        raise DataError(f"finetune: no {path}; name a folder that 'electra-ds finetune' has finished") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"finetune: {path} cannot be read ({error}); run finetune again") from error
-    inputs.finetune = results
 
 
 def _read_shards(inputs: Inputs, folder: str | None) -> None:

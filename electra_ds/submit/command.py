@@ -96,10 +96,11 @@ def _check(request: Request, program: str) -> None:
     if "pretrain" in config.stage_list:
         checks.check_training(config, recipe, request.lead, "prep" in config.stage_list)
     if "convert" in config.stage_list:
-        from electra_ds.export.command import ConvertConfig
+        from electra_ds.export.command import ConvertConfig, spell_options
 
-        given = bare_flag(convert_words(request), "--verify")
+        given = spell_options(convert_words(request))
         converted = parse(ConvertConfig, [f"--path={request.run}", *given], f"{program} (convert)")
+        assert converted.output is not None  # `convert_words` names it
         checks.check_new(Path(converted.output), "convert")
     if "finetune" in config.stage_list:
         from electra_ds.finetune.config import FinetuneConfig

@@ -154,12 +154,13 @@ def convert_words(request: Request) -> list[str]:
 
 
 def finetune_words(request: Request) -> list[str]:
-    """Options of the finetune stage: on the discriminator that convert wrote."""
+    """Options of the finetune stage: on the full-size network that convert wrote."""
     words = request.words.stages["finetune"]
     converted = _given(request.words.stages["convert"], "output") or str(request.run / HUGGINGFACE)
+    network = "discriminator" if request.recipe.objective.detects else "encoder"
     return [
         *words,
-        *_default(words, "model", os.path.join(converted, "discriminator")),
+        *_default(words, "model", os.path.join(converted, network)),
         *_default(words, "output", str(request.run / SCORES)),
     ]
 

@@ -30,6 +30,7 @@ from electra_ds.errors import MachineError, UserError
 from electra_ds.files import TEMPORARY_SUFFIX, atomic_write, fsync_folder, full_disk_message, is_full_disk, write_json
 from electra_ds.lives import node_name
 from electra_ds.training.config import CheckpointConfig
+from electra_ds.training.ema import MovingAverage
 from electra_ds.training.peers import Peers
 from electra_ds.training.reshard import load_resharded
 from electra_ds.training.writer import BackgroundWriter
@@ -93,6 +94,8 @@ class Saver:
         self._life, self._check_lock, self._beat = life, check_lock, beat
         self._writer = BackgroundWriter(copies=config.in_background)
         engine.checkpoint_engine = self._writer
+        self.average: MovingAverage | None = None
+        """Saved with every checkpoint."""
         self._underway: _Underway | None = None
         self._pruning: threading.Thread | None = None
 
@@ -119,6 +122,8 @@ class Saver:
         name = checkpoint_name(state.step)
         partial = self._folder / f"{name}.{self._life}{TEMPORARY_SUFFIX}"
         self._engine.save_checkpoint(str(self._folder), tag=partial.name, client_state={}, save_latest=False)
+        if self.average is not None and (stored := self.average.stored) is not None:
+            self._writer.save(stored, str(partial / self.average.file_name))
         self._writer.start()
         self._underway = _Underway(state, partial, begun, time.perf_counter() - begun)
         return published if self._config.in_background else published + self.finish()
@@ -224,9 +229,21 @@ def _remove(folders: list[Path]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def load_checkpoint(engine: Any, path: Path, state: RunState, world_size: int, stage: int) -> None:
-    """Put weights, optimizer and loss scale back, also those of another number of ranks or another ZeRO stage."""
-    if (state.world_size, state.zero_stage) == (world_size, stage) or state.zero_stage == stage == 0:
+def load_checkpoint(engine: Any, path: Path, state: RunState, fresh: RunState) -> None:
+    """Put weights, optimizer and loss scale back, also those of other ranks, another ZeRO stage or optimizer.
+
+    Args:
+        engine: DeepSpeed engine that has made no step.
+        path: the checkpoint's folder, known to be whole.
+        state: its run state.
+        fresh: how this life would begin: its world size, stage and optimizer.
+
+    Raises:
+        UserError: the optimizer's state cannot be filled where it lies.
+        DataError: the checkpoint does not hold what the engine's parameters need.
+    """
+    as_saved = (state.world_size, state.zero_stage) == (fresh.world_size, fresh.zero_stage)
+    if state.optimizer == fresh.optimizer and (as_saved or state.zero_stage == fresh.zero_stage == 0):
         engine.load_checkpoint(str(path.parent), tag=path.name, load_lr_scheduler_states=False)
     else:
-        load_resharded(engine, path, state, stage)
+        load_resharded(engine, path, state, fresh.zero_stage)

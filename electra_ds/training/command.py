@@ -16,6 +16,7 @@ from electra_ds.checkpoint import CHECKPOINTS, METRICS_NAME, list_checkpoints
 from electra_ds.command_line import DEBUG_VARIABLE, print_error
 from electra_ds.data.format import read_manifest, tokenizer_fingerprint
 from electra_ds.data.remote_tokenizer import local_tokenizer
+from electra_ds.data.summary import SUMMARY_NAME, data_summary
 from electra_ds.distributed import Place, find_place, leave
 from electra_ds.errors import DataError, MachineError, UserError
 from electra_ds.files import TEMPORARY_SUFFIX, atomic_write, write_json
@@ -107,6 +108,7 @@ def _train(recipe: Recipe, place: Place, life: list[Life]) -> int:
     # torch deprecates the collectives that DeepSpeed calls; once a rank and a step is no news to a user.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     from electra_ds.training.agreement import check_ranks_agree, check_shared_folder, raise_what_nodes_met
+    from electra_ds.training.allocator import keep_freed_memory
     from electra_ds.training.engine import choose_device
     from electra_ds.training.lock import RunLock
     from electra_ds.training.loop import Trainer
@@ -120,6 +122,8 @@ def _train(recipe: Recipe, place: Place, life: list[Life]) -> int:
     if place.launcher == "srun" and torch.cuda.device_count() == 1:
         place = replace(place, local_rank=0)  # Slurm shows each task its own GPU alone (--gpus-per-task, --gpu-bind)
     device = choose_device(recipe.training.device, recipe.training.precision, place.local_rank)
+    if device.type == "cpu":
+        keep_freed_memory()
     start_process_group(place, device, recipe.training.start_seconds)
     watchdog = Watchdog(place.rank, recipe.training.watchdog_seconds)
     peers = Peers(place, first_of_node)
@@ -289,6 +293,8 @@ def store_recipe(recipe: Recipe) -> None:
 def keep_tokenizer(recipe: Recipe) -> str:
     """Copy the shards' tokenizer into the run folder, so that the run can be converted wherever it is moved.
 
+    Beside it goes what a model card tells of the data.
+
     Returns:
         Fingerprint of the shard set's manifest.
 
@@ -312,4 +318,6 @@ def keep_tokenizer(recipe: Recipe) -> str:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(source, temporary)
         temporary.rename(target)
+    if not (Path(recipe.output) / SUMMARY_NAME).is_file() or not has_begun(Path(recipe.output)):
+        write_json(Path(recipe.output) / SUMMARY_NAME, data_summary(manifest))
     return manifest.fingerprint

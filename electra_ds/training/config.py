@@ -104,18 +104,28 @@ class TrainingConfig:
     """How long the ranks wait for each other at the start (s); rank 0 then names those that are missing."""
     peak_flops: float | None = None
     """Peak of one device for the MFU (FLOP/s); null takes the known figure of the GPU, or gives none on a CPU."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """A step whose loss or gradient is NaN or infinite: stop without saving it, or leave it out; both name its rows."""
+    nonfinite_limit: int = 10
+    """With skip: stop after so many such steps in a row (optimizer steps)."""
+    ema_decay: float | None = None
+    """Keep an exponential moving average of the float32 weights, this share of it staying in each step (for example
+    0.999); four more bytes a parameter. Export it with 'convert --weights ema'. null: off."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"training.steps={self.steps}: must be at least 1")
-        for name in ("stop_after", "micro_batch_size", "threads"):
+        for name in ("stop_after", "micro_batch_size", "threads", "nonfinite_limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"training.{name}={value}: must be at least 1, or null")
+                optional = "" if name == "nonfinite_limit" else ", or null"
+                raise ValueError(f"training.{name}={value}: must be at least 1{optional}")
         for name in ("watchdog_seconds", "start_seconds"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"training.{name}={value}: must be above 0{' or null' if name[0] == 'w' else ''}")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"training.ema_decay={self.ema_decay}: must lie in [0, 1), or null for no average")
         if self.global_batch_size < 1:
             raise ValueError(f"training.global_batch_size={self.global_batch_size}: must be at least 1")
         for number, phase in enumerate(self.phases):
@@ -130,6 +140,27 @@ class TrainingConfig:
             raise ValueError(
                 f"training.phases: their shares make {sum(phase.share for phase in self.phases):g}, expected 1"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """Weights to begin with, in place of random ones; a run that has a checkpoint goes on from that."""
+
+    from_: str | None = None
+    """Discriminator: a Hugging Face folder or a name on the hub, or a folder of 'convert' with its generator."""
+    generator: str | None = None
+    """Its generator, a folder or a name; null: the one that lies beside it in a folder of 'convert', else a new one."""
+    vocabulary: Literal["same", "extend", "replace"] = "same"
+    """same: token for token the shards'. extend: the shards' has all of its tokens, and more. replace: any. Tokens of
+    the same spelling keep their embeddings, and special tokens those of their role."""
+    new_rows: Literal["mean", "normal"] = "mean"
+    """Embeddings of new tokens: mean of the old ones and a little noise, or N(0, model.initializer_range)."""
+    positions: Literal["same", "resize"] = "same"
+    """same: as many as model.max_positions. resize: cut, or repeated from the first on."""
+
+    def __post_init__(self) -> None:
+        if self.from_ is None and self.generator is not None:
+            raise ValueError(f"init.generator={self.generator}: needs init.from, the discriminator it belongs to")
 
 
 @dataclass(frozen=True, kw_only=True)

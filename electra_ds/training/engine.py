@@ -8,16 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from electra_ds import resources
 from electra_ds.backend import import_deepspeed
 from electra_ds.distributed import Place
 from electra_ds.errors import UserError
-from electra_ds.model.config import decays
+from electra_ds.model.pretraining import Pretraining
 from electra_ds.recipe import Recipe
-from electra_ds.training.config import OptimizerConfig
-from electra_ds.training.schedule import PhasePlan, adam_settings
+from electra_ds.training.optimizers import (
+    adam_of,
+    build_optimizer,
+    forget_phantom_step,
+    leave_out_unless_finite,
+    set_hyperparameters,
+)
+from electra_ds.training.schedule import PhasePlan
+
+__all__ = ["build_engine", "clip_gradients", "set_hyperparameters"]
 
 FILLED_IN = {
     "train_batch_size": "training.global_batch_size",
@@ -83,7 +91,9 @@ def zero_stage(config: dict[str, Any]) -> int:
     return int(config.get("zero_optimization", {}).get("stage", 0))
 
 
-def complete_config(config: dict[str, Any], recipe: Recipe, phases: list[PhasePlan], parameters: int) -> dict[str, Any]:
+def complete_config(
+    config: dict[str, Any], recipe: Recipe, phases: list[PhasePlan], parameters: int, optimizer: str = "torch"
+) -> dict[str, Any]:
     """Fill batch sizes, clipping, precision and buffer sizes into a DeepSpeed config."""
     # One engine serves all phases: it must be ready to accumulate if any of them does.
     accumulation = max(phase.accumulation for phase in phases)
@@ -93,6 +103,8 @@ def complete_config(config: dict[str, Any], recipe: Recipe, phases: list[PhasePl
         for key, value in config.get("zero_optimization", {}).items()
     }
     completed = {
+        # Its throughput meter waits for the GPU at the beginning and at the end of each step.
+        "timers": {"throughput": {"enabled": False}},
         **config,
         "zero_optimization": zero,
         "train_micro_batch_size_per_gpu": phases[0].micro_batch,
@@ -102,7 +114,10 @@ def complete_config(config: dict[str, Any], recipe: Recipe, phases: list[PhasePl
         "zero_allow_untested_optimizer": True,
     }
     if recipe.training.precision == "bf16":
-        completed["bf16"] = {"enabled": True}
+        # The check makes the host wait for each step. torch's AdamW can be told on the device, see
+        # `_clip_without_waiting`, and where the run stops anyway nobody else needs to know at once.
+        told = optimizer == "torch" and recipe.training.on_nonfinite == "stop" and recipe.optimizer.clip_norm > 0
+        completed["bf16"] = {"enabled": True, "check_grad_overflow": not told}
     elif recipe.training.precision == "fp16":
         completed["fp16"] = {"enabled": True, "initial_scale_power": 16}
     return completed
@@ -113,58 +128,108 @@ def clips_itself(config: dict[str, Any], recipe: Recipe) -> bool:
     return zero_stage(config) == 0 and recipe.training.precision == "float32"
 
 
-def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Two groups: weights that decay (embeddings included), and biases and LayerNorm that do not."""
-    decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (decayed if decays(name) else kept).append(parameter)
-    return [{"params": decayed, "decays": True}, {"params": kept, "decays": False}]
-
-
-def build_optimizer(model: nn.Module) -> torch.optim.Optimizer:
-    """Torch's fused AdamW with rate 0: `set_hyperparameters` gives every update its own settings.
-
-    Rate 0 also disarms the update that DeepSpeed's bf16 optimizer makes on zero gradients while it is built. torch's
-    AdamW resumes exactly, as it keeps its step count in the state; DeepSpeed's CPU Adam with bias correction does not.
-    """
-    return torch.optim.AdamW(parameter_groups(model), lr=0.0, weight_decay=0.0, fused=True)
-
-
-def set_hyperparameters(engine: Any, config: OptimizerConfig, rate: float, update: int) -> None:
-    """Give both groups this update's settings, from the recipe alone.
+def build_engine(
+    model: Pretraining,
+    recipe: Recipe,
+    deepspeed_config: dict[str, Any],
+    phases: list[PhasePlan],
+    place: Place,
+    optimizer: str = "torch",
+) -> Any:
+    """Wrap the module; the process group must be up.
 
     Args:
-        engine: DeepSpeed engine.
-        config: betas, eps, decay.
-        rate: learning rate of the schedule.
-        update: number of this update, counted from 1.
+        model: on its device.
+        recipe: of the run.
+        deepspeed_config: from `read_deepspeed_config`.
+        phases: of the run.
+        place: of this rank.
+        optimizer: ``torch``, ``deepspeed`` or ``apex``.
+
+    Raises:
+        UserError: this optimizer does not go together with the ZeRO stage, or cannot be built.
     """
-    effective, eps, decay = adam_settings(config, rate, update)
-    for group in engine.optimizer.param_groups:
-        group.update(
-            lr=effective, eps=eps, betas=(config.beta1, config.beta2), weight_decay=decay if group["decays"] else 0.0
-        )
-
-
-def build_engine(
-    model: nn.Module, recipe: Recipe, deepspeed_config: dict[str, Any], phases: list[PhasePlan], place: Place
-) -> Any:
-    """Wrap the module; the process group must be up."""
     deepspeed = import_deepspeed()
+    # Under ZeRO-3 every use of the word matrix must go through its module, which puts it together.
+    model.hands_on = zero_stage(deepspeed_config) != 3
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    config = complete_config(deepspeed_config, recipe, phases, parameters)
-    optimizer = build_optimizer(model)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
+    config = complete_config(deepspeed_config, recipe, phases, parameters, optimizer)
+    on_cpu = offloads(config) or next(model.parameters()).device.type == "cpu"
+    _check_optimizer(optimizer, config, recipe, on_cpu)
+    built = build_optimizer(model, optimizer, on_cpu)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=built, config=config, dist_init_required=False)
     forget_phantom_step(engine)
     engine._copy_recovery_script = lambda save_path: None  # a checkpoint holds data only, no scripts
+    _clip_without_waiting(engine, config)
+    scaler = getattr(engine.optimizer, "loss_scaler", None)
+    if scaler is not None and hasattr(scaler, "raise_error_at_min_scale"):
+        scaler.raise_error_at_min_scale = False  # such steps are reported, with their rows, by training.nonfinite
     return engine
 
 
-def forget_phantom_step(engine: Any) -> None:
-    """Clear what the update on zero gradients left in the optimizer's state (bf16 at stage 0, and stages 1 to 3)."""
-    base = getattr(engine.optimizer, "optimizer", engine.optimizer)
-    for state in base.state.values():
-        for value in state.values():
-            if isinstance(value, Tensor):
-                value.zero_()
+def clip_gradients(engine: Any, limit: float, skip: bool) -> Tensor:
+    """Clip where `clips_itself`, and see to it that a gradient that is not finite changes no weight.
+
+    Args:
+        engine: DeepSpeed engine, float32 without ZeRO.
+        limit: greatest norm; 0 clips nothing.
+        skip: count such a step as left out, for which the host waits for the gradient. Elsewhere DeepSpeed does it.
+
+    Returns:
+        Norm before clipping, float32 scalar.
+    """
+    parameters = list(engine.module.parameters())
+    norm = torch.nn.utils.clip_grad_norm_(parameters, limit or float("inf"))
+    if not skip and isinstance(engine.optimizer, torch.optim.AdamW):
+        leave_out_unless_finite(engine.optimizer, norm)
+        return norm
+    # DeepSpeed looks at this mark after the optimizer's step, which passes over parameters without a gradient.
+    engine.optimizer.overflow = not bool(torch.isfinite(norm))
+    if engine.optimizer.overflow:
+        for parameter in parameters:
+            parameter.grad = None
+    return norm
+
+
+def scale_of_norm(engine: Any) -> float | None:
+    """What the next step's `get_global_grad_norm` has to be divided by; None: by nothing.
+
+    Without ZeRO DeepSpeed's fp16 optimizer tells the norm of the scaled gradients, the others that of the gradients.
+    """
+    unfused = engine.fp16_enabled() and hasattr(engine.optimizer, "fp32_groups")
+    return float(engine.optimizer.loss_scale_config.cur_scale) if unfused else None
+
+
+def offloads(config: dict[str, Any]) -> bool:
+    """Whether a DeepSpeed config keeps the optimizer's state off the GPU."""
+    offload = config.get("zero_optimization", {}).get("offload_optimizer") or {}
+    return str(offload.get("device", "none")) != "none"
+
+
+def _check_optimizer(optimizer: str, config: dict[str, Any], recipe: Recipe, on_cpu: bool) -> None:
+    fused = optimizer == "apex" or (optimizer == "deepspeed" and not on_cpu)
+    if fused and zero_stage(config) == 0 and recipe.training.precision != "float32":
+        raise UserError(
+            f"kernels.optimizer={optimizer} at ZeRO stage 0 in {recipe.training.precision}: DeepSpeed keeps the "
+            "float32 weights in another form there, which cannot be exported or resumed elsewhere; take --deepspeed "
+            "zero1, which is no slower, or kernels.optimizer torch"
+        )
+
+
+def _clip_without_waiting(engine: Any, config: dict[str, Any]) -> None:
+    """Let ZeRO stages 1 and 2 clip bf16 gradients on the device, without asking whether their norm is finite.
+
+    DeepSpeed asks there (zero/stage_1_and_2.py, unscale_and_clip_grads), and the host waits for the whole backward pass
+    to answer. A norm that is not finite arrives as infinity; torch's AdamW is told, and changes nothing.
+    """
+    limit, adam = float(config["gradient_clipping"]), adam_of(engine)
+    if zero_stage(config) not in (1, 2) or config.get("bf16", {}).get("check_grad_overflow", True):
+        return
+
+    def unscale_and_clip(gradients: list[Tensor], norm: Tensor) -> None:
+        factor = 1.0 / torch.clamp((norm + 1e-6) / limit, min=1.0)
+        for gradient in gradients:
+            gradient.data.mul_(factor)
+        leave_out_unless_finite(adam, norm)
+
+    engine.optimizer.unscale_and_clip_grads = unscale_and_clip

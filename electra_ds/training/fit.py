@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import copy
 import platform
 import random
 from dataclasses import asdict, replace
@@ -19,9 +19,9 @@ from electra_ds.data.mixture import mixture_shares
 from electra_ds.data.shards import ShardSet
 from electra_ds.data.vocabulary import continuation_table
 from electra_ds.errors import UserError
-from electra_ds.model.config import ModelConfig
-from electra_ds.model.electra import Electra
+from electra_ds.model.config import ModelConfig, ObjectiveConfig
 from electra_ds.model.masking import SpecialIds
+from electra_ds.model.pretraining import Pretraining
 from electra_ds.recipe import Recipe
 from electra_ds.training.batches import PreparedRows, micro_batches
 
@@ -33,8 +33,9 @@ _BYTES_PER_PARAMETER = 12
 """Gradient and both moments in float32, on top of the weight itself."""
 
 
-def try_batch(model: Electra, prepared: PreparedRows, precision: str, device: torch.device, shares: int) -> None:
-    """Run one micro-batch forward and backward, beside a stand-in for gradients and optimizer state.
+def try_batch(model: Pretraining, prepared: PreparedRows, precision: str, device: torch.device, shares: int) -> None:
+    """Run one micro-batch forward and backward, on weights as the engine will have them, beside a stand-in for the
+    gradients' and the optimizer's state.
 
     Args:
         model: on its device, in float32.
@@ -48,14 +49,14 @@ def try_batch(model: Electra, prepared: PreparedRows, precision: str, device: to
     """
     rows, length = prepared.tensors["input_ids"].shape
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    lowered = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     batch = next(micro_batches(prepared, rows, prepared.counts, 1, device))
     try:
         size = parameters * -(-_BYTES_PER_PARAMETER // shares)
         stand_in = torch.empty(size, dtype=torch.uint8, device=device)
-        with torch.autocast(device.type, lowered, enabled=lowered is not None):
-            model(batch)["loss"].backward()
-        del stand_in
+        lowered = copy.deepcopy(model).to(dtype)
+        lowered(batch)["loss"].backward()
+        del stand_in, lowered
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not isinstance(error, torch.OutOfMemoryError) and "memory" not in str(error):
             raise
@@ -64,7 +65,6 @@ def try_batch(model: Electra, prepared: PreparedRows, precision: str, device: to
             f"({str(error).splitlines()[0]}); lower training.micro_batch_size: the global batch stays what it is, in "
             "more portions"
         ) from error
-    model.zero_grad(set_to_none=True)
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
@@ -91,11 +91,6 @@ def versions() -> dict[str, str]:
     }
 
 
-def is_finite(value: float | None) -> bool:
-    """Whether a metric is a number at all."""
-    return value is not None and math.isfinite(value)
-
-
 def fit_tokenizer(recipe: Recipe, shards: ShardSet) -> tuple[SpecialIds, ModelConfig]:
     """Take vocabulary size and special ids from the shards, and refuse a model that disagrees."""
     info = shards.manifest.tokenizer
@@ -118,7 +113,7 @@ def word_table(recipe: Recipe, shards: ShardSet) -> torch.Tensor | None:
 
 
 def check_fits(path: Path, state: RunState, fresh: RunState) -> None:
-    """Refuse a checkpoint of another model, seed or shard set."""
+    """Refuse a checkpoint of another model, objective, seed or shard set."""
     if state.fingerprint != fresh.fingerprint:
         raise UserError(
             f"checkpoint {path} was trained on another shard set (fingerprint {state.fingerprint[:12]}..., these "
@@ -134,6 +129,12 @@ def check_fits(path: Path, state: RunState, fresh: RunState) -> None:
         f"{key}: {state.model.get(key)!r} there, {value!r} here"
         for key, value in fresh.model.items()
         if state.model.get(key) != value
+    ]
+    learned = {**plain(ObjectiveConfig()), **state.objective}  # fields that an older release did not write
+    different += [
+        f"objective.{key}: {learned.get(key)!r} there, {value!r} here"
+        for key, value in fresh.objective.items()
+        if learned.get(key) != value
     ]
     if different or state.seed != fresh.seed:
         different += [f"seed: {state.seed} there, {fresh.seed} here"] if state.seed != fresh.seed else []

@@ -14,17 +14,25 @@ from torch import Tensor
 
 from electra_ds.checkpoint import CHECKPOINTS, RunState, newest_whole
 from electra_ds.data.prefetch import Prefetcher
-from electra_ds.errors import DataError, UserError
+from electra_ds.errors import DataError
 from electra_ds.lives import DONE, REQUEUE, STOPPED
-from electra_ds.model.electra import Electra
+from electra_ds.model.config import idle_settings
 from electra_ds.model.flops import peak_flops, step_flops_per_token
+from electra_ds.model.objectives import build
+from electra_ds.model.pretraining import Pretraining
 from electra_ds.recipe import Recipe
 from electra_ds.training import engine as engines
 from electra_ds.training.batches import PreparedRows, micro_batches
 from electra_ds.training.checkpoint import NOT_WRITTEN, WRITTEN, Saved, Saver, load_checkpoint
-from electra_ds.training.fit import check_fits, fresh_state, is_finite, seed_everything, try_batch, versions
+from electra_ds.training.compiled_cache import CompiledCache
+from electra_ds.training.compiling import choose_backends, compile_blocks, kept_share
+from electra_ds.training.ema import MovingAverage
+from electra_ds.training.fit import check_fits, fresh_state, seed_everything, try_batch, versions
+from electra_ds.training.graphs import check_graphs, record_encoders
+from electra_ds.training.initial import begin_from, begin_masters, hand_on
 from electra_ds.training.lock import RunLock
 from electra_ds.training.metrics import Audit, Meter, Writer
+from electra_ds.training.nonfinite import NonfiniteWatch, loss_scale_falls, losses_of, telling_loss
 from electra_ds.training.peers import Peers
 from electra_ds.training.progress import Progress
 from electra_ds.training.schedule import PhasePlan, learning_rate, phase_at, plan_phases
@@ -39,7 +47,7 @@ class Agreed:
     """What all ranks know before a step."""
 
     counts: Tensor
-    """Float64 [3], on the CPU: selected positions, real tokens and skipped rows of the global batch."""
+    """Float64 [5], on the CPU: `PreparedRows.counts` of the global batch."""
     stop: str | None
     """Why the run ends here: ``signal`` or ``STOP``."""
     save: bool
@@ -68,18 +76,44 @@ class Trainer:
         self.supply = Supply(recipe, peers)
         self.plans = plan_phases(recipe, self.place.world_size)
         self.supply.check(self.plans, self._say)
+        watchdog.beat("looking for a checkpoint")
+        begun = time.perf_counter()
+        found = peers.from_first(lambda: newest_whole(self.folder / CHECKPOINTS, self._say))
+        looked = time.perf_counter() - begun
         watchdog.beat("building the model")
         torch.manual_seed(recipe.training.seed)
-        model = Electra(self.supply.model_config, recipe.objective, self.supply.special)
+        model = build(self.supply.model_config, recipe.objective, self.supply.special)
+        if idle := idle_settings(recipe.model, recipe.objective):
+            self._say(f"objective.name={recipe.objective.name} makes no use of {', '.join(idle)}")
+        self.backends, notes = choose_backends(recipe, self.supply.model_config, device)
+        for note in notes:
+            self._say(note)
+        model.use(self.backends)
+        model.recompute_layers(recipe.kernels.activation_checkpointing)
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         config = engines.read_deepspeed_config(recipe.deepspeed)
         self.stage = engines.zero_stage(config)
         self.clips_itself = engines.clips_itself(config, recipe)
+        self.initial = self._begin(model) if found is None and recipe.init.from_ else []
         model.to(device)
+        loaded: dict[str, Tensor] = {}
+        if self.initial:
+            hand_on(model, peers)
+            if recipe.training.precision != "float32":
+                loaded = {name: value.detach().cpu().clone() for name, value in model.named_parameters()}
         if recipe.training.try_batch:
             shares = 1 if self.stage == 0 else self.place.world_size
             try_batch(model, self.supply.one_batch(self.plans), recipe.training.precision, device, shares)
-        self.engine = engines.build_engine(model, recipe, config, self.plans, self.place)
+        check_graphs(recipe.kernels.cuda_graphs, device, model, self.stage, self.plans)
+        self.compiled_cache = CompiledCache() if self.backends.compiled else None
+        if self.backends.compiled:
+            drops = (recipe.model.dropout if (own := recipe.model.attention_dropout) is None else own) > 0
+            compile_blocks(model, self.stage == 3, kept_share(recipe.kernels, self.backends, device, drops))
+            self._say("the first step compiles the model's blocks, which takes a while (kernels.compile)")
+        self.engine = engines.build_engine(model, recipe, config, self.plans, self.place, self.backends.optimizer)
+        if loaded:
+            begin_masters(self.engine, self.stage, loaded)
+            loaded.clear()
         watchdog.beat("resuming")
         self.saver = Saver(
             self.engine,
@@ -92,14 +126,19 @@ class Trainer:
         )
         self.saved_step = 0
         begun = time.perf_counter()
-        self.state = self._resume()
-        self.resume_seconds = time.perf_counter() - begun
+        self.state = self._resume(found)
+        self.resume_seconds = looked + time.perf_counter() - begun
+        if recipe.kernels.cuda_graphs:
+            longest = max(self.plans, key=lambda plan: plan.end - plan.begin)
+            rows = self.supply.one_batch([longest])
+            record_encoders(model, next(micro_batches(rows, longest.micro_batch, rows.counts, 1, device)))
         self.requests = RequestFiles(self.folder, self.place.is_first)
         self.waited_seconds = 0.0
         self.meter = Meter(
             recipe.objective, self.place.world_size, self.state.tokens_consumed, self.state.elapsed_seconds
         )
         self.writer = Writer(self.folder, recipe, self.state.step) if self.place.is_first else None
+        self.nonfinite = NonfiniteWatch(recipe.training, peers, self.folder, self._event, self._wind_up)
         self.audit: Audit | None = None
         if recipe.data.audit:
             self.audit = Audit(self.folder, self.place.rank, self.place.world_size, self.state.step)
@@ -118,6 +157,7 @@ class Trainer:
             plan = phase_at(self.plans, self.state.step)
             stop = self._run_phase(plan, min(plan.end, last))
         self._record_pending()
+        self.nonfinite.settle()
         if self.saved_step != self.state.step:
             self._save()
         self._finish_save()
@@ -129,6 +169,8 @@ class Trainer:
             self.requests.remove(STOP_NAME)
         if self.writer:
             self.writer.close()
+        if self.compiled_cache:
+            self.compiled_cache.release()
         self.progress.close()
         return {None: DONE, STOP_NAME: STOPPED}.get(stop, REQUEUE)
 
@@ -136,7 +178,7 @@ class Trainer:
         """Run the steps of one phase up to `last`; returns why it ended before, if it did."""
         self.watchdog.beat("opening the phase's data", self.state.step)
         rows_of = self.supply.rows_of_step(plan, self.state.step)
-        prepare = self.supply.preparer(rows_of, pin=self.device.type == "cuda")
+        prepare = self.supply.preparer(rows_of, self.device)
         batches = Prefetcher(prepare, self.state.step, self.recipe.data.prefetch)
         validator = self.supply.validator(plan, self.device)
         try:
@@ -164,14 +206,17 @@ class Trainer:
             self.supply.source(plan.sequence_length).clear()  # another phase has another row length
 
     def _agree(self, prepared: PreparedRows) -> Agreed:
-        """Add up the ranks' counts, and with them what any rank was told and how far the checkpoint underway is."""
+        """Add up the ranks' counts, and with them what any rank was told or found, and how far the checkpoint is."""
         progress, (stop, save) = self.saver.progress, self.requests.read()
         lost = self.lock is not None and self.lock.is_lost
-        told = [progress == WRITTEN, progress == NOT_WRITTEN, signalled() is not None, stop, save, lost]
+        found = self.nonfinite.look()
+        told = [progress == WRITTEN, progress == NOT_WRITTEN, signalled() is not None, stop, save, lost, found]
         total = self.peers.sum(torch.cat([prepared.counts, torch.tensor(told, dtype=torch.float64)]))
-        written, failed, signals, stops, saves, losses = total[len(prepared.counts) :].tolist()
+        written, failed, signals, stops, saves, losses, finds = total[len(prepared.counts) :].tolist()
         if losses:
             self.peers.from_first(lambda: self.lock.check() if self.lock else None)
+        if finds:
+            self.nonfinite.report()
         if failed or written == self.place.world_size:
             self._finish_save()
         why = STOP_NAME if stops else "signal" if signals else None  # who says STOP does not want to see it again
@@ -183,22 +228,31 @@ class Trainer:
         seed_everything(recipe.training.seed, step, self.place.rank)
         rate = learning_rate(recipe.schedule, recipe.optimizer.learning_rate, step - 1, recipe.training.steps)
         engines.set_hyperparameters(self.engine, recipe.optimizer, rate, step - self.engine.skipped_steps)
-        tokens, skipped = (int(count) for count in counts[1:].tolist())
+        tokens, skipped = (int(count) for count in counts[1:3].tolist())
         self._check_skipped(plan, skipped)
         sums: Tensor | None = None
         histogram: Tensor | None = None
+        losses: list[Tensor] = []
         for number, batch in enumerate(micro_batches(prepared, plan.micro_batch, counts, world_size, self.device)):
             self.engine.set_gradient_accumulation_boundary(number == plan.accumulation - 1)
             output = self.engine(batch)
             # The engine divides by its accumulation count, at stage 0 even when told not to (scale_wrt_gas): undone
             # here, as the scales of a batch already make the sum over micro-batches the mean of the global batch.
-            self.engine.backward(output["loss"] * self.engine.gradient_accumulation_steps())
+            self.engine.backward(telling_loss(output["loss"]) * self.engine.gradient_accumulation_steps())
+            losses.append(losses_of(output))
             sums = output["statistics"] if sums is None else sums + output["statistics"]
             histogram = output["histogram"] if histogram is None else histogram + output["histogram"]
         assert sums is not None and histogram is not None
+        scale_falls, scale = loss_scale_falls(self.engine), engines.scale_of_norm(self.engine)
         gradient_norm = self._clip()
         self.engine.step()
-        gradient_norm = self.engine.get_global_grad_norm() if gradient_norm is None else gradient_norm
+        if self.saver.average is not None:
+            self.saver.average.update()
+        if gradient_norm is None:
+            gradient_norm = self.engine.get_global_grad_norm()
+            if scale is not None and gradient_norm is not None:
+                gradient_norm = gradient_norm / scale
+        self.nonfinite.note(step, prepared, losses, gradient_norm, scale_falls)
 
         self.meter.count_tokens(tokens)
         self.state = dataclasses.replace(
@@ -248,11 +302,11 @@ class Trainer:
         """Clip where DeepSpeed would keep the norm to itself (float32 without ZeRO)."""
         if not self.clips_itself:
             return None
-        limit = self.recipe.optimizer.clip_norm or float("inf")
-        return torch.nn.utils.clip_grad_norm_(self.engine.module.parameters(), limit)
+        skip = self.recipe.training.on_nonfinite == "skip"
+        return engines.clip_gradients(self.engine, self.recipe.optimizer.clip_norm, skip)
 
     def _record_pending(self) -> None:
-        """Exchange and write the lines kept so far; stop if a loss is not a number."""
+        """Exchange and write the lines kept so far."""
         lines = self.meter.flush()
         for line in lines:
             flops = self._flops_per_token()
@@ -266,18 +320,12 @@ class Trainer:
             if self.writer:
                 self.writer.flush()
             self.progress.show(lines[-1])
-        bad = next((line for line in lines if not is_finite(line["loss"])), None)
-        if bad:
-            raise UserError(
-                f"the loss of step {bad['step']} is not a finite number (generator {bad['generator_loss']}, "
-                f"discriminator {bad['discriminator_loss']}); lower optimizer.learning_rate, or take another "
-                "training.precision, and run again: it goes on from the last checkpoint"
-            )
 
     def _flops_per_token(self) -> float:
         """Useful FLOPs at the current phase's row length, as if each row were one segment."""
         length = phase_at(self.plans, self.state.step).sequence_length
-        return step_flops_per_token(self.supply.model_config, self.recipe.objective.mask_fraction, length)
+        objective = self.recipe.objective
+        return step_flops_per_token(self.supply.model_config, objective.mask_fraction, length, objective.name)
 
     def _validate(self, validator: Validator, step: int) -> None:
         self._record_pending()
@@ -292,14 +340,20 @@ class Trainer:
         self.progress.show(line)
 
     def _save(self) -> None:
-        """Begin a checkpoint; the one before is published first if it still is not."""
+        """Begin a checkpoint, unless a step before was not finite; the one before is published first if it is not."""
         self._record_pending()
+        self.nonfinite.settle()
         self.watchdog.beat("saving", self.state.step)
         self.state = dataclasses.replace(self.state, elapsed_seconds=self.meter.elapsed)
         published = self.saver.begin(self.state)
         self.saved_step = self.state.step
         for saved in published:
             self._tell_saved(saved)
+
+    def _wind_up(self) -> None:
+        """Before the run stops at a bad step: write the lines so far, and publish a good checkpoint still underway."""
+        self._record_pending()
+        self._finish_save()
 
     def _finish_save(self) -> None:
         self.watchdog.beat("publishing a checkpoint", self.state.step)
@@ -317,15 +371,31 @@ class Trainer:
                 "time limit: submit again with a greater --signal_seconds, or the end of a job will be lost"
             )
 
-    def _resume(self) -> RunState:
-        """Load the newest whole checkpoint, or describe a run that has not begun."""
-        found = self.peers.from_first(lambda: newest_whole(self.folder / CHECKPOINTS, self._say))
-        fresh = fresh_state(self.recipe, self.supply, self.place.world_size, self.stage)
+    def _begin(self, model: Pretraining) -> list[str]:
+        """Fill the model with the weights that init.from names, on rank 0; returns what is to be told of it."""
+        init, special = self.recipe.init, dataclasses.asdict(self.supply.special)
+        tokenizer, seed = self.folder / "tokenizer", self.recipe.training.seed
+        lines = self.peers.from_first(lambda: begin_from(model, init, tokenizer, special, seed))
+        for line in lines:
+            self._say(line)
+        return lines
+
+    def _resume(self, found: tuple[Path, RunState] | None) -> RunState:
+        """Load a checkpoint, or describe a run that has not begun; begin the moving average there."""
+        fresh = dataclasses.replace(
+            fresh_state(self.recipe, self.supply, self.place.world_size, self.stage), optimizer=self.backends.optimizer
+        )
+        decay = self.recipe.training.ema_decay
         if found is None:
+            self.saver.average = MovingAverage(self.engine, self.stage, decay) if decay is not None else None
             return fresh
         path, state = found
         check_fits(path, state, fresh)
-        load_checkpoint(self.engine, path, state, self.place.world_size, self.stage)
+        load_checkpoint(self.engine, path, state, fresh)
+        if decay is not None:
+            self.saver.average = MovingAverage(self.engine, self.stage, decay)
+            if not self.saver.average.restore(path, state):
+                self._say(f"{path} holds no moving average (training.ema_decay): it begins here")
         self.saved_step = state.step
         was = f"{state.world_size} rank(s) at ZeRO stage {state.zero_stage}"
         other = (state.world_size, state.zero_stage) != (self.place.world_size, self.stage)
@@ -336,6 +406,7 @@ class Trainer:
             zero_stage=fresh.zero_stage,
             precision=fresh.precision,
             versions=fresh.versions,
+            optimizer=fresh.optimizer,
         )
 
     def _event(self, event: str, **details: Any) -> None:
@@ -357,6 +428,7 @@ class Trainer:
             "parameters": self.parameters,
             "seconds": self.resume_seconds,
             "versions": versions(),
+            **({"init": self.initial} if self.initial else {}),
         }
 
     def _say(self, message: str) -> None:

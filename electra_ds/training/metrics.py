@@ -146,7 +146,7 @@ class Meter:
     """
 
     def __init__(self, objective: ObjectiveConfig, world_size: int, tokens_consumed: int, elapsed: float) -> None:
-        """Args: objective: loss weights. world_size: ranks. tokens_consumed, elapsed: of earlier lives."""
+        """Args: objective: what is learned. world_size: ranks. tokens_consumed, elapsed: of earlier lives."""
         self._objective, self._world_size = objective, world_size
         self._pending: list[_Pending] = []
         self.flushed = False
@@ -201,12 +201,7 @@ class Meter:
     def named(self, row: Tensor) -> dict[str, float | None]:
         """Metrics from one packed vector of sums."""
         count = len(statistics.STATISTICS)
-        return statistics.metrics(
-            row[:count],
-            row[count:].view(2, -1),
-            self._objective.generator_weight,
-            self._objective.discriminator_weight,
-        )
+        return statistics.metrics(row[:count], row[count:].view(2, -1), self._objective)
 
 
 def _number(value: Any) -> float | None:

@@ -68,6 +68,7 @@ def describe(line: dict[str, Any]) -> str:
     for name, key, pattern in (
         ("generator", "generator_loss", "{:.3f}"),
         ("discriminator", "discriminator_loss", "{:.4f}"),
+        ("cross-entropy", "vocabulary_loss", "{:.3f}"),
         ("AUC", "discriminator_auc", "{:.3f}"),
         ("tokens/s", "tokens_per_second", "{:,.0f}"),
     ):

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from electra_ds.checkpoint import RunState
 from electra_ds.errors import UserError
+from electra_ds.training.optimizers import adam_of, create_state, set_updates
 from electra_ds.zero_pieces import ZeroPieces
 
 
@@ -31,10 +32,16 @@ class Target:
     """Of the parameter."""
     begin: int
     """First number in the flattened parameter."""
-    master: Tensor
-    """Float32 [N], a view of the live weights."""
-    moments: dict[str, Tensor]
-    """``exp_avg`` and ``exp_avg_sq``: float32 [N], views of the live moments."""
+    owner: Tensor
+    """Float32 tensor of the optimizer that has them, live."""
+    offset: int
+    """First of them in the flattened owner."""
+    count: int
+    """How many."""
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The part of a tensor like the owner that belongs to these numbers: [count], a view."""
+        return tensor.data.view(-1)[self.offset : self.offset + self.count]
 
 
 def load_resharded(engine: Any, path: Path, state: RunState, stage: int) -> None:
@@ -56,12 +63,12 @@ def load_resharded(engine: Any, path: Path, state: RunState, stage: int) -> None
         engine.optimizer.checkpoint_event_prologue()
     with torch.no_grad():
         for target in targets(engine, stage):
-            end = target.begin + target.master.numel()
-            target.master.copy_(pieces.read(target.name, "master", target.begin, end))
-            target.moments["exp_avg"].copy_(pieces.read(target.name, "exp_avg", target.begin, end))
-            target.moments["exp_avg_sq"].copy_(pieces.read(target.name, "exp_avg_sq", target.begin, end))
-        for entry in _adam(engine).state.values():
-            entry["step"].fill_(pieces.updates)
+            end = target.begin + target.count
+            target.of(target.owner).copy_(pieces.read(target.name, "master", target.begin, end))
+            moments = _moments(engine, target)
+            target.of(moments["exp_avg"]).copy_(pieces.read(target.name, "exp_avg", target.begin, end))
+            target.of(moments["exp_avg_sq"]).copy_(pieces.read(target.name, "exp_avg_sq", target.begin, end))
+        set_updates(adam_of(engine), pieces.updates)
         _refresh_weights(engine, stage)
     if partitioned:
         engine.optimizer.checkpoint_event_epilogue()
@@ -72,15 +79,20 @@ def load_resharded(engine: Any, path: Path, state: RunState, stage: int) -> None
 
 
 def targets(engine: Any, stage: int) -> Iterator[Target]:
-    """Everything that this rank's optimizer holds, as views of its live tensors."""
+    """Everything that this rank's optimizer holds, in its live tensors.
+
+    Raises:
+        UserError: it keeps its state where it cannot be reached (NVMe).
+    """
     optimizer, names = engine.optimizer, engine.param_names
     if stage == 0:
         yield from _targets_stage_0(engine)
     elif stage == 3:
         if getattr(optimizer, "swap_optimizer", False):
             raise UserError(
-                "the optimizer's state lies on NVMe (offload_optimizer.device=nvme), which can only be resumed as it "
-                "was saved; resume with --deepspeed zero3 or zero3_offload, or on the ranks it was saved with"
+                "the optimizer's state lies on NVMe (offload_optimizer.device=nvme): it can only be resumed as it was "
+                "saved, and no moving average be kept of it (training.ema_decay); take --deepspeed zero3 or "
+                "zero3_offload, or the ranks it was saved with"
             )
         rank = torch.distributed.get_rank(optimizer.dp_process_group)
         for flat, parameters in zip(optimizer.fp32_partitioned_groups_flat, optimizer.fp16_groups, strict=True):
@@ -89,7 +101,7 @@ def targets(engine: Any, stage: int) -> Iterator[Target]:
                 piece = parameter.partition_numel()
                 count = min(piece, parameter.ds_numel - rank * piece)
                 if count > 0:
-                    yield _target(engine, names[parameter], rank * piece, flat, offset, count)
+                    yield Target(names[parameter], rank * piece, flat, offset, count)
                 offset += piece
     else:
         groups = zip(
@@ -105,12 +117,12 @@ def targets(engine: Any, stage: int) -> Iterator[Target]:
                 begin = max(position, low)
                 count = min(position + parameter.numel(), low + flat.numel()) - begin
                 if count > 0:
-                    yield _target(engine, names[parameter], begin - position, flat, begin - low, count)
+                    yield Target(names[parameter], begin - position, flat, begin - low, count)
 
 
 def _targets_stage_0(engine: Any) -> Iterator[Target]:
     for parameter, master in _stage_0_masters(engine):
-        yield _target(engine, engine.param_names[parameter], 0, master, 0, master.numel())
+        yield Target(engine.param_names[parameter], 0, master, 0, master.numel())
 
 
 def _stage_0_masters(engine: Any) -> Iterator[tuple[Tensor, Tensor]]:
@@ -129,19 +141,13 @@ def _stage_0_masters(engine: Any) -> Iterator[tuple[Tensor, Tensor]]:
             yield from ((parameter, parameter) for parameter in group["params"])
 
 
-def _target(engine: Any, name: str, begin: int, owner: Tensor, offset: int, count: int) -> Target:
-    entry = _adam(engine).state[owner]
-    if "step" not in entry:  # AdamW creates its state in its first step, which DeepSpeed does not always make ahead
-        entry["step"] = torch.zeros((), dtype=torch.float32, device=owner.device)
-        entry["exp_avg"], entry["exp_avg_sq"] = torch.zeros_like(owner.data), torch.zeros_like(owner.data)
-    moments = {key: entry[key].view(-1)[offset : offset + count] for key in ("exp_avg", "exp_avg_sq")}
-    return Target(name, begin, owner.data.view(-1)[offset : offset + count], moments)
-
-
-def _adam(engine: Any) -> torch.optim.Optimizer:
-    """The AdamW of torch inside DeepSpeed's wrapper, or alone (float32 without ZeRO)."""
-    adam: torch.optim.Optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
-    return adam
+def _moments(engine: Any, target: Target) -> dict[str, Tensor]:
+    """The optimizer's state of a target's owner."""
+    adam = adam_of(engine)
+    if "exp_avg" not in adam.state[target.owner]:  # made in its first step, which DeepSpeed does not always make ahead
+        create_state(adam, target.owner)
+    state: dict[str, Tensor] = adam.state[target.owner]
+    return state
 
 
 def _set_loss_scale(engine: Any, scale: float | None) -> None:

@@ -36,26 +36,32 @@ def learning_rate(config: ScheduleConfig, peak: float, step: int, steps: int) ->
     return peak * rise * (config.final + (1 - config.final) * fall)
 
 
-def adam_settings(config: OptimizerConfig, rate: float, update: int) -> tuple[float, float, float]:
-    """Rate, eps and weight decay to give torch's AdamW for one update.
+def adam_settings(
+    config: OptimizerConfig, rate: float, update: int, corrects: bool = True
+) -> tuple[float, float, float]:
+    """Rate, eps and weight decay to give an AdamW for one update.
 
-    torch's AdamW always corrects the bias of the moments. Without correction, the same step comes from rate times
-    b1/sqrt(b2), eps/sqrt(b2) and a weight decay divided by that factor, with b = 1 - beta^update: exact at any update,
-    resumed or not.
+    torch's AdamW always corrects the bias of the moments; others are told not to. Where the recipe wants what the
+    optimizer does not do, the same step comes from other settings, with b = 1 - beta^update: a correcting one steps
+    without correction at rate times b1/sqrt(b2), eps/sqrt(b2) and a weight decay divided by that factor; one that does
+    not correct steps with correction by the inverse of these. Exact at any update, resumed or not.
 
     Args:
-        config: betas, eps, decay.
+        config: betas, eps, decay, and whether to correct.
         rate: wanted learning rate.
         update: number of this update, counted from 1.
+        corrects: whether the optimizer corrects the bias by itself.
 
     Returns:
         (learning rate, eps, weight decay).
     """
-    if config.bias_correction:
+    if config.bias_correction == corrects:
         return rate, config.eps, config.weight_decay
     root = math.sqrt(1 - config.beta2**update)
     factor = (1 - config.beta1**update) / root
-    return rate * factor, config.eps / root, config.weight_decay / factor
+    if corrects:
+        return rate * factor, config.eps / root, config.weight_decay / factor
+    return rate / factor, config.eps * root, config.weight_decay * factor
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from electra_ds.data.shards import ShardSet
 from electra_ds.errors import DataError, UserError
 from electra_ds.recipe import Recipe
 from electra_ds.training.batches import PreparedRows, prepare
+from electra_ds.training.feeding import Sender
 from electra_ds.training.fit import fit_tokenizer, word_table
 from electra_ds.training.peers import Peers
 from electra_ds.training.schedule import PhasePlan
@@ -67,8 +68,8 @@ class Supply:
 
     def prepare(self, rows: Rows, pin: bool = False) -> PreparedRows:
         """Draw the masks of some rows."""
-        recipe = self._recipe
-        return prepare(rows, recipe.objective, self.special, recipe.training.seed, self.continues, pin)
+        recipe, vocab_size = self._recipe, self.model_config.vocab_size
+        return prepare(rows, recipe.objective, self.special, recipe.training.seed, self.continues, pin, vocab_size)
 
     def rows_of_step(self, plan: PhasePlan, begin: int) -> StepRows | LoaderProcess:
         """Function of the updates made so far: this rank's rows of the next one; `begin`: the first to be asked for."""
@@ -85,11 +86,23 @@ class Supply:
             begin=begin,
             fingerprint=self.shards.manifest.fingerprint,
         )
-        return LoaderProcess(job, self.shards.manifest.dtype)
+        return LoaderProcess(job, self.shards.manifest.dtype, self.shards.manifest.has_pairs)
 
-    def preparer(self, rows_of: Callable[[int], Rows], pin: bool) -> Callable[[int], PreparedRows]:
-        """The same with masks drawn: torch, so in a thread of this process, where it lets go of the interpreter."""
-        return lambda step: self.prepare(rows_of(step), pin)
+    def preparer(self, rows_of: Callable[[int], Rows], device: torch.device) -> Callable[[int], PreparedRows]:
+        """The same with masks drawn, and on their way to a GPU.
+
+        This is torch, so it runs in a thread of this process, where it lets go of the interpreter.
+        """
+        if device.type != "cuda":
+            return lambda step: self.prepare(rows_of(step))
+        sender = Sender(device)
+
+        def make(step: int) -> PreparedRows:
+            prepared = self.prepare(rows_of(step), pin=True)
+            tensors, sent = sender.send(prepared.tensors)
+            return dataclasses.replace(prepared, tensors=tensors, sent=sent)
+
+        return make
 
     def validator(self, plan: PhasePlan, device: torch.device) -> Validator | None:
         """Held-out rows of a phase; None if the set has none. Collective."""
@@ -106,6 +119,7 @@ class Supply:
             recipe.objective,
             self.special,
             self.continues,
+            self.model_config.vocab_size,
             place.rank,
             place.world_size,
             device,

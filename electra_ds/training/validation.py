@@ -12,8 +12,8 @@ from torch import Tensor
 from electra_ds.data.loader import RowSource
 from electra_ds.files import write_json
 from electra_ds.model import statistics
+from electra_ds.model.batch import Batch
 from electra_ds.model.config import ObjectiveConfig
-from electra_ds.model.electra import Batch
 from electra_ds.model.masking import SpecialIds
 from electra_ds.training.batches import micro_batches, prepare
 
@@ -31,6 +31,7 @@ class Validator:
         objective: ObjectiveConfig,
         special: SpecialIds,
         continues: Tensor | None,
+        vocab_size: int | None,
         rank: int,
         world_size: int,
         device: torch.device,
@@ -38,6 +39,7 @@ class Validator:
         """Args: source: rows of the validation split. rows: how many to use, spread evenly. The rest: of the run."""
         self._source, self._micro_batch = source, micro_batch
         self._objective, self._special, self._continues = objective, special, continues
+        self._vocab_size = vocab_size
         self._rank, self._world_size, self._device = rank, world_size, device
         count = min(rows, source.total)
         self._rows = np.arange(count) * source.total // count if count else np.empty(0, np.int64)
@@ -60,9 +62,12 @@ class Validator:
 
     @torch.no_grad()
     def write_samples(self, engine: Any, folder: Path, tokenizer_folder: Path, step: int, count: int) -> None:
-        """Write what the generator made of some rows, and the discriminator's opinion of each token."""
+        """Write what the generator made of some rows, and the discriminator's opinion of each token.
+
+        Nothing for objectives that have none.
+        """
         count = min(count, len(self._rows))
-        if not count:
+        if not count or not self._objective.detects:
             return
         engine.eval()
         chosen = self._rows[np.arange(count) * len(self._rows) // count]
@@ -82,7 +87,8 @@ class Validator:
         return portions
 
     def _batches(self, rows: np.ndarray) -> list[Batch]:
-        prepared = prepare(self._source.unshuffled(rows), self._objective, self._special, 0, self._continues)
+        found, vocab_size = self._source.unshuffled(rows), self._vocab_size
+        prepared = prepare(found, self._objective, self._special, 0, self._continues, vocab_size=vocab_size)
         return list(micro_batches(prepared, len(rows), prepared.counts, 1, self._device))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from electra_ds.data.format import Block, Manifest, ShardWriter, TokenizerInfo, tokenizer_fingerprint
+from electra_ds.data.format import PAIRS, TEXT, Block, Manifest, ShardWriter, TokenizerInfo, tokenizer_fingerprint
 
 VOCABULARY = 1000
 
@@ -53,10 +53,29 @@ def digest(block: Block) -> str:
     return hashlib.sha256(block.tokens.tobytes() + block.documents.tobytes() + block.sentences.tobytes()).hexdigest()
 
 
+def make_pairs(seed: int, pairs: int, longest: int = 40, vocabulary: int = VOCABULARY) -> Block:
+    """A block of translation pairs: a text of random ids below the middle of the vocabulary, and one of those above."""
+    chance = np.random.default_rng(seed)
+    lengths = chance.integers(1, longest + 1, 2 * pairs)
+    sides = [(5, vocabulary // 2), (vocabulary // 2, vocabulary)]
+    texts = [chance.integers(*sides[n % 2], length) for n, length in enumerate(lengths)]
+    starts = (np.cumsum(lengths) - lengths).astype("<u4")
+    labels = [["web", "en", "pairs"], ["web", "de", "pairs"]]
+    metadata = {"labels": labels, "runs": [[0, 0]], "continues": False, "pairs": True}
+    return Block(np.concatenate(texts).astype("<u2"), starts, starts.copy(), metadata)
+
+
 def make_corpora(
-    folder: Path, corpora: dict[str, int], weights: dict[str, float] | None = None, tokens: int = 400
+    folder: Path,
+    corpora: dict[str, int],
+    weights: dict[str, float] | None = None,
+    tokens: int = 400,
+    paired: tuple[str, ...] = (),
 ) -> Path:
-    """Write a shard set of named corpora, each a training shard of so many blocks; block n as in `make_set`."""
+    """Write a shard set of named corpora, each a training shard of so many blocks; block n as in `make_set`.
+
+    Those of the corpora `paired` are ``make_pairs(n, 30)``.
+    """
     (folder / "tokenizer").mkdir(parents=True)
     (folder / "tokenizer/vocab.txt").write_text("".join(f"word{n}\n" for n in range(VOCABULARY)))
     shards = []
@@ -64,9 +83,10 @@ def make_corpora(
     for name, count in corpora.items():
         with ShardWriter(folder, f"train-{len(shards):06d}") as writer:
             for _ in range(count):
-                writer.add(make_block(seed, tokens))
+                writer.add(make_pairs(seed, 30) if name in paired else make_block(seed, tokens))
                 seed += 1
-            shards.append(dataclasses.replace(writer.finish(), corpus=name))
+            kind = PAIRS if name in paired else TEXT
+            shards.append(dataclasses.replace(writer.finish(), corpus=name, kind=kind))
     tokenizer = TokenizerInfo("wordpiece", tokenizer_fingerprint(folder / "tokenizer"), VOCABULARY, 0, 1, 2, 3, 4)
     Manifest("uint16", tokenizer, {"train": tuple(shards), "validation": ()}, weights or {}).write(folder)
     return folder

@@ -97,7 +97,7 @@ def test_every_document_is_valid_unicode_and_nul_is_a_character(tmp_path):
     assert [document.text for document in found] == ["a\ufffdb\ufffd\U0001f600", "nul\0 here", "é", "nul\0 here"]
     assert found[0].source == "\ufffd"
     for document in found:
-        assert "".join(document).encode()
+        assert "".join(document[:4]).encode()
 
 
 def test_a_table_with_other_columns_or_types_is_named(tmp_path):

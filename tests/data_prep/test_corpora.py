@@ -10,6 +10,7 @@ import yaml
 
 from electra_ds.cli import main
 from electra_ds.data.format import read_manifest
+from electra_ds.data.summary import data_summary
 from tests.data_prep.conftest import SMALL, blocks, contents, prep, refusal, texts_of, write_json_lines
 
 
@@ -164,3 +165,19 @@ def test_the_recorded_config_makes_the_same_set(tmp_path):
     again.write_text(json.dumps({**recorded, "output": str(tmp_path / "other")}), "utf-8")
     assert main(["prep", "--config", str(again), "--workers", "1"]) == 0
     assert contents(tmp_path / "other") == contents(tmp_path / "set")
+
+
+def test_licences_are_recorded_for_the_card_and_left_out_where_there_are_none(tmp_path):
+    named = config_file(tmp_path, license="mit")
+    value = yaml.safe_load(named.read_text())
+    value["corpora"]["german"]["license"] = "cc-by-sa-4.0"
+    named.write_text(yaml.safe_dump(value))
+    assert main(["prep", "--config", str(named)]) == 0
+    assert data_summary(read_manifest(tmp_path / "set"))["licenses"] == {"german": "cc-by-sa-4.0", "reports": "mit"}
+    vocabulary = {"tokenizer.vocab_size": 130}
+    assert prep(tmp_path / "a.jsonl", tmp_path / "one", text_field="body", license="mit", **vocabulary) == 0
+    assert data_summary(read_manifest(tmp_path / "one"))["licenses"] == {"": "mit"}
+    assert prep(tmp_path / "a.jsonl", tmp_path / "none", text_field="body", **vocabulary) == 0
+    manifest = read_manifest(tmp_path / "none")
+    assert "license" not in manifest.config
+    assert data_summary(manifest)["licenses"] == {}

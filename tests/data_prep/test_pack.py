@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.documents import content_hashes, sample_keys, shuffle_keys, validation_mask
-from data_prep.pack import Cell, cut_blocks, shard_name
+from data_prep.pack import Cell, cut_blocks, pair_blocks, shard_name
 from data_prep.plan import Input, PartId, Plan, Shares, part_id, part_of
 from data_prep.sample import choose
 from data_prep.sources.base import Source
@@ -121,3 +121,16 @@ def test_a_document_number_tells_its_part(number, piece, document):
     part = PartId(number, piece)
     word = np.array([part.first_document + document], np.uint64)
     assert part_id(int(part_of(word)[0])) == part
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=80), st.integers(16, 100))
+def test_blocks_of_pairs_end_with_the_pair_that_fills_them(lengths, limit):
+    ends = np.cumsum(np.array(lengths).reshape(-1))
+    found = list(pair_blocks(ends, limit))
+    borders = [0, *ends[1::2].tolist()]
+    assert [begin for begin, _ in found] == [0, *(end for _, end in found[:-1])]
+    assert found[-1][1] == ends[-1]
+    for begin, end in found:
+        before_last = borders[borders.index(end) - 1]
+        assert before_last - begin < limit, "it was not full before its last pair"
+        assert end - begin >= limit or end == ends[-1]

@@ -10,6 +10,7 @@ from electra_ds.distributed import Place
 from electra_ds.doctor.disks import file_system, measure
 from electra_ds.doctor.facts import Facts, collect_facts
 from electra_ds.doctor.nodes import expected_nodes
+from electra_ds.kernels.backends import OPERATIONS
 from electra_ds.source import source_hash
 
 
@@ -17,7 +18,9 @@ def test_facts_survive_the_wire():
     facts = collect_facts(Place(0, 1, 0, "127.0.0.1", 29500, "single"))
     assert Facts.from_json(json.loads(json.dumps(asdict(facts)))) == facts
     assert {"python", "torch", "deepspeed", "transformers", "electra_ds", "source"} <= set(facts.versions)
-    assert facts.cores and set(facts.kernels) == {"triton", "apex", "torch varlen attention"}
+    assert facts.cores and set(facts.kernels) == {
+        f"{operation} {backend}" for operation, backends in OPERATIONS.items() for backend in backends
+    }
 
 
 def test_the_hash_sees_every_source_file_and_nothing_else(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,17 +50,6 @@ def write_tsv(path: Path, rows: list[tuple[str, ...]], header: tuple[str, ...] |
     lines = ([header] if header else []) + rows
     path.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small lose time to threads, and most where other work wants the cores too."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

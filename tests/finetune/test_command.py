@@ -236,9 +236,9 @@ def test_bf16_trains_and_fp16_is_refused_without_a_gpu(discriminator, train_file
         assert "fp16 needs a GPU" in refused(capsys, discriminator, *files, tmp_path / "no", precision="fp16")
 
 
-def test_several_processes_are_refused(discriminator, train_file, validation_file, tmp_path, capsys, monkeypatch):
+def test_half_a_launcher_is_refused(discriminator, train_file, validation_file, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "one process" in refused(capsys, discriminator, train_file, validation_file, tmp_path / "ft")
+    assert "set all five" in refused(capsys, discriminator, train_file, validation_file, tmp_path / "ft")
 
 
 def test_a_mistake_is_answered_before_torch_is_imported(tmp_path):

@@ -81,6 +81,22 @@ def test_schedule_rises_from_zero_and_falls_to_zero():
     assert optimizer.param_groups[0]["lr"] == 0.0
 
 
+@pytest.mark.parametrize(
+    ("steps", "warmup", "expected"), [(1, 0.1, [1.0]), (2, 0.1, [0.0, 1.0]), (2, 0.99, [0.0, 1.0])]
+)
+def test_warmup_leaves_at_least_one_update_at_the_whole_rate(steps, warmup, expected):
+    config = FinetuneConfig(model="m", train="t", validation="v", output="o", warmup=warmup)
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer, scheduler = build_optimizer([{"params": [weight], "lr": 1.0}], config, steps)
+    seen = []
+    for _ in range(steps):
+        seen.append(optimizer.param_groups[0]["lr"])
+        weight.grad = torch.ones(1)
+        optimizer.step()
+        scheduler.step()
+    assert seen == expected and weight.item() != 1.0
+
+
 @pytest.mark.parametrize(("examples", "epochs", "expected"), [(400, 3, 39), (5, 1, 1), (64, 0.5, 1), (65, 2, 6)])
 def test_smaller_last_batches_are_updates_too(examples, epochs, expected):
     config = FinetuneConfig(model="m", train="t", validation="v", output="o", epochs=epochs)

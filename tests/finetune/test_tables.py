@@ -73,6 +73,39 @@ def test_damaged_files_are_refused_by_file_and_line(tmp_path, name, content, mes
         read(tmp_path, name, content)
 
 
+@pytest.mark.parametrize(("name", "mark"), [("a.tsv", "\t"), ("a.csv", ",")])
+def test_dropping_goes_by_the_most_frequent_width_and_not_by_the_first_line(tmp_path, name, mark):
+    text = f"a stray line\none{mark}1\ntwo{mark}0\nx{mark}y{mark}z\n\n"
+    table = read(tmp_path, name, text, header=False, bad_rows="drop")
+    assert (table.rows, table.lines, table.dropped) == ([("one", "1"), ("two", "0")], [2, 3], 2)
+    with pytest.raises(DataError, match="line 2: 2 fields, but 1 in the first line"):
+        read(tmp_path, name, text, header=False)
+
+
+def test_a_header_line_decides_the_width_and_may_leave_no_row(tmp_path):
+    table = read(tmp_path, "a.tsv", "text\tlabel\na\t1\nb\nc\n", bad_rows="drop")
+    assert table.rows == [("a", "1")] and table.dropped == 2
+    with pytest.raises(DataError, match=r"the 2 of the header line, .* leaves none \(line 2 has 1\)"):
+        read(tmp_path, "b.tsv", "text\tlabel\na\n", bad_rows="drop")
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv"])
+def test_an_empty_last_text_of_a_single_column_is_a_row_as_any_other(tmp_path, name):
+    assert read(tmp_path, name, "text\na\n\n\n").rows == [("a",), ("",), ("",)]
+    assert read(tmp_path, name, "text\na\n").rows == read(tmp_path, name, "text\na").rows == [("a",)]
+    assert read(tmp_path, name, "text\r\na\r\n\r\n").lines == [2, 3]
+
+
+def test_half_of_a_surrogate_pair_in_json_is_refused_by_line_and_field(tmp_path):
+    good = r'{"text": "\ud83d\ude00 \\ud83d", "choices": ["a"]}'
+    assert read(tmp_path, "a.jsonl", good).rows == [("\U0001f600 \\ud83d", ["a"])]
+    bad = r'{"text": "a", "choices": ["b", "c \ud83d d"]}'
+    with pytest.raises(DataError, match=r"a\.jsonl, line 2, field 'choices\[1\]': the text holds '\\ud83d', half of"):
+        read(tmp_path, "a.jsonl", f"{good}\n{bad}\n")
+    with pytest.raises(DataError, match="half of a surrogate pair"):
+        read(tmp_path, "a.jsonl", r'{"text \uDE00": "a"}')
+
+
 def test_missing_file_folder_and_unknown_ending_are_refused(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read_table(str(tmp_path / "none.tsv"))

@@ -6,8 +6,9 @@ import torch
 from electra_ds.export.huggingface import build_huggingface
 from electra_ds.model import noise
 from electra_ds.model.config import ModelConfig, ObjectiveConfig
-from electra_ds.model.electra import Batch, Electra
+from electra_ds.model.electra import Batch
 from electra_ds.model.masking import SpecialIds, select
+from electra_ds.model.objectives import build
 
 SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
 SPECIAL_DICT = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
@@ -18,7 +19,7 @@ def make_model(objective=None, seed=0, **sizes):
     torch.manual_seed(seed)
     defaults = {"layers": 2, "hidden_size": 128, "heads": 2, "intermediate_size": 256, "embedding_size": 64}
     config = ModelConfig(**{**defaults, "generator_width": 0.5, "vocab_size": 101, "dropout": 0.0, **sizes})
-    model = Electra(config, objective or ObjectiveConfig(), SPECIAL)
+    model = build(config, objective or ObjectiveConfig(), SPECIAL)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from electra_ds.export.mapping import discriminator_to_huggingface, from_huggingface, generator_to_huggingface
+from electra_ds.export.mapping import discriminator_to_huggingface, generator_to_huggingface
+from electra_ds.export.networks import DISCRIMINATOR, GENERATOR, own_weights
 from tests.model.conftest import make_batch, make_model, packed_rows, to_huggingface
 
 SIZES = {
@@ -60,13 +61,14 @@ def test_hidden_states_and_logits_of_every_size(size):
     model = make_model(**SIZES[size])
     generator, discriminator = to_huggingface(model)
     ids = torch.randint(0, 101, (2, 40))
-    plain = (torch.ones_like(ids), torch.arange(40).expand_as(ids), (torch.arange(40).expand_as(ids) >= 20).long())
+    positions = torch.arange(40).expand_as(ids)
+    plain = (model.layout(torch.ones_like(ids)), positions, (positions >= 20).long())
     for ours, theirs in ((model.generator_states, generator), (model.discriminator_states, discriminator)):
         close(ours(ids, *plain), theirs.electra(ids, token_type_ids=plain[2]).last_hidden_state)
     logits = model.generator_logits(model.generator_states(ids, *plain))
     close(logits[..., :101], generator(ids, token_type_ids=plain[2]).logits)
     assert (logits[..., 101:] == -torch.inf).all(), "padded vocabulary columns"
-    verdict = model.discriminator_head(model.discriminator_states(ids, *plain))
+    verdict = model.discriminator_logits(model.discriminator_states(ids, *plain))
     close(verdict, discriminator(ids, token_type_ids=plain[2]).logits)
 
 
@@ -76,8 +78,9 @@ def test_packed_rows_equal_each_segment_on_its_own(sharing):
     model = make_model(**sharing)
     generator, discriminator = to_huggingface(model)
     ids, segments, positions, types = packed_rows()
-    own_generator = model.generator_logits(model.generator_states(ids, segments, positions, types))[..., :101]
-    own_verdict = model.discriminator_head(model.discriminator_states(ids, segments, positions, types))
+    layout = model.layout(segments)
+    own_generator = model.generator_logits(model.generator_states(ids, layout, positions, types))[..., :101]
+    own_verdict = model.discriminator_logits(model.discriminator_states(ids, layout, positions, types))
     for row in range(len(ids)):
         for number in range(1, int(segments[row].max()) + 1):
             here = segments[row] == number
@@ -90,9 +93,10 @@ def test_packed_rows_equal_each_segment_on_its_own(sharing):
 def test_names_map_both_ways_without_loss(sharing):
     model = make_model(**sharing)
     ours = dict(model.named_parameters())
-    back = from_huggingface(
-        generator_to_huggingface(ours, model.config), discriminator_to_huggingface(ours, model.config), model.config
-    )
+    shapes = {name: value.shape for name, value in ours.items()}
+    states = [discriminator_to_huggingface(ours, model.config), generator_to_huggingface(ours, model.config)]
+    back = own_weights((DISCRIMINATOR, GENERATOR), states, model.config, shapes)
+    assert back.keys() == ours.keys()
     for name, value in ours.items():
         returned = back[name]
         if "word" in name or name == "generator_head.bias":
@@ -109,8 +113,10 @@ def test_tied_networks_that_were_trained_apart_are_refused():
     ours = dict(model.named_parameters())
     discriminator = discriminator_to_huggingface(ours, model.config)
     discriminator["electra.embeddings.word_embeddings.weight"] = torch.zeros(101, 64)
-    with pytest.raises(Exception, match=r"embeddings\.word\.weight differs"):
-        from_huggingface(generator_to_huggingface(ours, model.config), discriminator, model.config)
+    with pytest.raises(Exception, match=r"embeddings\.word\.weight differs between two networks"):
+        shapes = {name: value.shape for name, value in ours.items()}
+        states = [discriminator, generator_to_huggingface(ours, model.config)]
+        own_weights((DISCRIMINATOR, GENERATOR), states, model.config, shapes)
 
 
 def plain_joint_step(generator, discriminator, batch, samples, objective):

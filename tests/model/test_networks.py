@@ -77,7 +77,7 @@ def test_losses_of_micro_batches_add_up_to_the_global_mean():
     whole = model(batch)["loss"]
     parts = []
     for rows in (slice(0, 1), slice(1, 4)):
-        fields = {name: value[rows] if value.ndim else value for name, value in vars(batch).items()}
+        fields = {n: v[rows] if torch.is_tensor(v) and v.ndim else v for n, v in vars(batch).items()}
         parts.append(model(type(batch)(**fields))["loss"])
     torch.testing.assert_close(sum(parts), whole)
 

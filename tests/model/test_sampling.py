@@ -87,7 +87,7 @@ def test_samples_do_not_depend_on_the_micro_batch():
     model, batch = make_model(objective), make_batch(objective, rows=4)
     whole = model(batch)["corrupted_ids"]
     for row in range(4):
-        fields = {name: value[row : row + 1] if value.ndim else value for name, value in vars(batch).items()}
+        fields = {n: v[row : row + 1] if torch.is_tensor(v) and v.ndim else v for n, v in vars(batch).items()}
         assert torch.equal(model(type(batch)(**fields))["corrupted_ids"][0], whole[row])
 
 

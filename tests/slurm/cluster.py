@@ -50,7 +50,6 @@ SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 CryptoType=crypto/munge
-KillWait=10
 # A job that is requeued waits until its old credential has expired.
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 MpiDefault=none
@@ -63,6 +62,8 @@ SelectTypeParameters=CR_CPU
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
 KillWait=5
 ReturnToService=2
+# What a test has stopped for longer than this would otherwise leave its node drained.
+UnkillableStepTimeout=600
 # Nodes are as large as they are said to be here.
 SlurmdParameters=config_overrides
 StateSaveLocation={folder}/state
@@ -130,6 +131,26 @@ class Cluster:
                 return state
             if time.monotonic() > end:
                 raise TimeoutError(f"job {job} is {state} after {seconds:g} s: {self.facts(job)}")
+            time.sleep(0.1)
+
+    def settle(self) -> None:
+        """Cancel what is left of jobs, and wait until every node is free for the next.
+
+        Raises:
+            RuntimeError: a node is down, drained or busy; says why. It is put back to work as far as possible.
+        """
+        self.run("scancel", "--state=PENDING")
+        self.run("scancel", "--state=RUNNING")
+        end = time.monotonic() + PATIENCE
+        while True:
+            states = self.run("sinfo", "--noheader", "--Node", "--partition=all", "--format=%N %T %E").stdout
+            busy = [line for line in states.splitlines() if line.split()[1] != "idle"]
+            if not busy:
+                return
+            if time.monotonic() > end:
+                for line in busy:
+                    self.run("scontrol", "update", f"nodename={line.split()[0]}", "state=resume")
+                raise RuntimeError(f"nodes are not free again: {'; '.join(busy)}")
             time.sleep(0.1)
 
 

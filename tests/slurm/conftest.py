@@ -10,7 +10,9 @@ LACKING = missing()
 if LACKING and os.environ.get("CI"):
     raise RuntimeError(f"CI must run the tests of a real Slurm, but {LACKING} is not installed (slurm-wlm munge)")
 
-collect_ignore = ["test_prep.py", "test_preflight.py", "test_submit.py", "test_survival.py"] if LACKING else []
+collect_ignore = (
+    ["test_finetune.py", "test_prep.py", "test_preflight.py", "test_submit.py", "test_survival.py"] if LACKING else []
+)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -48,7 +48,7 @@ class Submitted:
         """Submit; returns what the command printed. `strike`: see striking/sitecustomize.py."""
         variables = {
             "PATH": f"{BIN}:{SEARCH_PATH}",
-            "PYTHONPATH": str(ROOT / "tests/slurm/striking") if strike else "",
+            "PYTHONPATH": f"{ROOT / 'tests/slurm/striking'}:{ROOT}" if strike else "",
             "STRIKE": json.dumps(strike) if strike else "",
         }
         command = [sys.executable, "-m", "electra_ds", "submit", *recipe_options(self.shards, self.output, **changes)]

@@ -41,7 +41,8 @@ def undisturbed(tiny_shards, tmp_path_factory):
 
 @pytest.fixture
 def run(cluster, tiny_shards, tmp_path):
-    return Submitted(cluster, tiny_shards, tmp_path / "run")
+    yield Submitted(cluster, tiny_shards, tmp_path / "run")
+    cluster.settle()
 
 
 def test_the_time_limit_is_reached_and_the_job_comes_back_and_ends_by_itself(run, undisturbed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from electra_ds import resources
+from electra_ds.model.config import ObjectiveConfig
 from electra_ds.submit.cluster import ClusterConfig, ContainerConfig, NetworkConfig, read_cluster
 from electra_ds.submit.command import _request
 from electra_ds.submit.config import STAGES, SubmitConfig
@@ -123,6 +125,9 @@ def test_stages_hand_on_what_they_make(tmp_path):
     assert re.fullmatch(rf'set -- --config {run}/slurm/recipe-[0-9a-f]{{12}}\.yaml "\$@"', lines["pretrain"])
     assert f"set -- {run} --verify true --output={run}/hf" in lines["convert"]
     assert f"--model={run}/hf/discriminator --output={run}/finetune" in lines["finetune"]
+    restores = dataclasses.replace(request.recipe, objective=ObjectiveConfig(name="mlm"))
+    script = render_stage(dataclasses.replace(request, recipe=restores), "finetune")
+    assert f"--model={run}/hf/encoder --output={run}/finetune" in script
 
 
 def test_the_baked_arguments_reach_the_command_as_they_were(tmp_path):

@@ -59,3 +59,12 @@ def test_a_stuck_interpreter_is_ended_from_outside_of_it(tmp_path):
 def test_none_never_ends_anything(tmp_path):
     done = run(tmp_path, seconds=None, beats=2, end="time.sleep(2)")
     assert done.returncode == 0
+
+
+def test_the_first_record_of_a_rank_stays(tmp_path, monkeypatch):
+    """While it waits for the others to write their stacks, the first of them leaves, and its connection breaks."""
+    monkeypatch.setenv(lives.LIFE_VARIABLE, str(tmp_path))
+    lives.record_failure(3, "hang", "no progress for 10 s", 8)
+    lives.record_failure(3, "peer", "connection reset", 8)
+    (failure,) = lives.read_failures(tmp_path)
+    assert (failure.kind, failure.message) == ("hang", "no progress for 10 s")

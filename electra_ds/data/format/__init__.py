@@ -4,7 +4,7 @@ Only numpy and the standard library are needed, so a machine that prepares data 
 `docs/data-format.md` describes the bytes.
 """
 
-from electra_ds.data.format.block import Block, decode_block, token_dtype
+from electra_ds.data.format.block import PAIRS, TEXT, Block, decode_block, token_dtype
 from electra_ds.data.format.index import INDEX_RECORD, ShardIndex, read_index
 from electra_ds.data.format.manifest import (
     MANIFEST_NAME,
@@ -20,6 +20,8 @@ from electra_ds.data.format.verify import verify_shards
 __all__ = [
     "INDEX_RECORD",
     "MANIFEST_NAME",
+    "PAIRS",
+    "TEXT",
     "Block",
     "Manifest",
     "ShardIndex",

@@ -20,6 +20,11 @@ TOKENS, DOCUMENTS, SENTENCES, METADATA = "tokens.npy", "docs.npy", "sentences.np
 MEMBERS = (TOKENS, DOCUMENTS, SENTENCES, METADATA)
 """Endings of a block's tar members, in the order in which they are written."""
 
+TEXT, PAIRS = "text", "pairs"
+KINDS = (TEXT, PAIRS)
+"""What the documents of a shard are: texts by themselves; or translations of each other, document 0 and 1 of a block, 2
+and 3, and so on."""
+
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
     """Smallest little-endian dtype that holds every id: uint16 up to 65,536 entries, else uint32."""
@@ -42,6 +47,8 @@ class Block:
             and every document start is also a sentence start.
         metadata: JSON object: ``labels`` lists [source, language, file], ``runs`` lists [first document, number in
             labels] for runs of documents alike, ``continues`` tells that the first document began in the block before.
+            ``pairs`` tells that each two documents are translations of each other; then a run is of pairs, and the
+            second text of each has the label after the first one's.
     """
 
     tokens: np.ndarray
@@ -69,6 +76,8 @@ class Block:
         """Source, language and file of a document; empty strings where unknown."""
         labels, runs = self.metadata.get("labels", []), self.metadata.get("runs", [])
         number = next((number for first, number in reversed(runs) if first <= document), None)
+        if number is not None and self.metadata.get("pairs"):
+            number += document % 2
         return labels[number] if number is not None else ["", "", ""]
 
 
@@ -166,6 +175,10 @@ def _metadata_problem(metadata: Any, documents: int) -> str | None:
         return f"has runs that do not follow each other through {documents} documents"
     if any(not 0 <= number < len(labels) for _, number in runs):
         return f"has runs of labels that are not among its {len(labels)}"
+    if metadata.get("pairs", False) is not False:
+        firsts_fit = all(first % 2 == number % 2 == 0 and number + 1 < len(labels) for first, number in runs)
+        if metadata["pairs"] is not True or documents % 2 or metadata.get("continues") or not firsts_fit:
+            return "has pairs, but no whole pairs of documents and labels"
     return None
 
 

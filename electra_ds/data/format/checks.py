@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from electra_ds.data.format.block import KINDS, PAIRS
+
 if TYPE_CHECKING:
     from electra_ds.data.format.manifest import Manifest, ShardInfo, TokenizerInfo
 
@@ -30,6 +32,7 @@ def check_manifest(manifest: Manifest, value: dict[str, Any]) -> None:
     unknown = value.keys() - manifest.to_json().keys() - {"fingerprint", "checksum"}
     _require(not unknown, "keys", sorted(unknown), "none that this release does not know")
     _require(value["format"] == "electra_ds shards", "format", value["format"], "'electra_ds shards'")
+    _require(value["version"] == manifest.version, "version", value["version"], f"{manifest.version} for what it holds")
     _require(manifest.dtype in ("uint16", "uint32"), "dtype", manifest.dtype, "uint16 or uint32")
     _check_tokenizer(manifest.tokenizer, manifest.dtype)
     for name in manifest.splits:
@@ -73,10 +76,13 @@ def _check_shard(shard: ShardInfo, token_bytes: int, where: str) -> None:
     for name, digest in (("sha256", shard.sha256), ("index_sha256", shard.index_sha256)):
         _require(_is_sha256(digest), f"{where}: {name}", digest, "64 hexadecimal digits")
     _require(isinstance(shard.corpus, str) and len(shard.corpus) <= 1000, f"{where}: corpus", shard.corpus, "a text")
+    _require(shard.kind in KINDS, f"{where}: kind", shard.kind, " or ".join(KINDS))
     least = 2048 * shard.blocks + token_bytes * shard.tokens + 4 * (shard.documents + shard.sentences)
     fits = shard.blocks <= shard.documents <= shard.sentences <= shard.tokens and least <= shard.bytes
     fits = fits and (shard.blocks > 0 or shard.tokens == 0)
     _require(fits, f"{where}: bytes, tokens, sentences, documents, blocks", counts, "counts that fit each other")
+    paired = shard.kind != PAIRS or shard.documents % 2 == 0
+    _require(paired, f"{where}: documents", shard.documents, "an even number for kind pairs")
 
 
 def _is_count(value: Any) -> bool:

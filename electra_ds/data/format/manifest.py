@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from electra_ds.data.format.block import strict_json
+from electra_ds.data.format.block import PAIRS, TEXT, strict_json
 from electra_ds.data.format.checks import check_manifest
 from electra_ds.data.format.index import ShardIndex
 from electra_ds.data.format.tokenizer_files import tokenizer_fingerprint as tokenizer_fingerprint
@@ -23,6 +23,8 @@ from electra_ds.storage import Storage, open_folder
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 2
+PAIRS_VERSION = 3
+"""Of sets with translation pairs: a release that knows none refuses them. Other sets stay as they were."""
 LARGEST_MANIFEST = 1 << 28
 """Bytes; a trillion tokens take some two million."""
 
@@ -58,10 +60,13 @@ class ShardInfo:
     tokens: int
     corpus: str = ""
     """Group that the shard belongs to, mixed by weight in training; empty if there is only one."""
+    kind: str = TEXT
+    """One of `block.KINDS`."""
 
     @classmethod
     def of_index(cls, name: str, index: ShardIndex, index_sha256: str, corpus: str = "") -> ShardInfo:
         """Sum up an index."""
+        counts = {key: int(index.records[key].sum(dtype=np.int64)) for key in ("documents", "sentences", "tokens")}
         return cls(
             name=name,
             corpus=corpus,
@@ -69,7 +74,9 @@ class ShardInfo:
             sha256=index.tar_sha256,
             index_sha256=index_sha256,
             blocks=len(index.records),
-            **{key: int(index.records[key].sum(dtype=np.int64)) for key in ("documents", "sentences", "tokens")},
+            documents=counts["documents"],
+            sentences=counts["sentences"],
+            tokens=counts["tokens"],
         )
 
 
@@ -90,6 +97,16 @@ class Manifest:
     """Counts the preparation made: documents read, empty, per source."""
 
     @cached_property
+    def has_pairs(self) -> bool:
+        """Whether any shard holds translation pairs."""
+        return any(shard.kind == PAIRS for shards in self.splits.values() for shard in shards)
+
+    @property
+    def version(self) -> int:
+        """Version of the format that this content needs."""
+        return PAIRS_VERSION if self.has_pairs else FORMAT_VERSION
+
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of everything that decides which tokens stand where: tokenizer, dtype, shards."""
         content = {
@@ -105,10 +122,10 @@ class Manifest:
         """The JSON object that is written, its own fingerprint and checksum left out."""
         return {
             "format": "electra_ds shards",
-            "version": FORMAT_VERSION,
+            "version": self.version,
             "dtype": self.dtype,
             "tokenizer": vars(self.tokenizer),
-            "splits": {name: [vars(shard) for shard in shards] for name, shards in self.splits.items()},
+            "splits": {name: [_shard_json(shard) for shard in shards] for name, shards in self.splits.items()},
             "weights": self.weights,
             "config": self.config,
             "statistics": self.statistics,
@@ -160,9 +177,11 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         value = strict_json(data)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: cannot be read ({error}); {advice}") from error
-    if not isinstance(value, dict) or value.get("version") != FORMAT_VERSION:
+    if not isinstance(value, dict) or value.get("version") not in (FORMAT_VERSION, PAIRS_VERSION):
         found = value.get("version") if isinstance(value, dict) else type(value).__name__
-        raise DataError(f"{where}: format version {found!r:.60}, this release reads version {FORMAT_VERSION}")
+        raise DataError(
+            f"{where}: format version {found!r:.60}, this release reads version {FORMAT_VERSION} or {PAIRS_VERSION}"
+        )
     try:
         manifest = _manifest_of(value)
     except (KeyError, TypeError, AttributeError) as error:
@@ -174,6 +193,11 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     if value.pop("checksum", None) != _sha256_of_json(value):
         raise DataError(f"{where}: altered after it was written (its checksum does not match); {advice}")
     return manifest
+
+
+def _shard_json(shard: ShardInfo) -> dict[str, Any]:
+    """The fields of a shard; `kind` only where it is not text, as sets without pairs never had it."""
+    return {name: value for name, value in vars(shard).items() if name != "kind" or value != TEXT}
 
 
 def _sha256_of_json(value: Any) -> str:

@@ -12,14 +12,19 @@ if TYPE_CHECKING:
     from electra_ds.finetune.config import FinetuneConfig
     from electra_ds.finetune.tasks.base import Task
 
+_HERE = "electra_ds.finetune.tasks"
 TASKS = {
-    "classification": ("electra_ds.finetune.tasks.classification", "Classification"),
+    "classification": (f"{_HERE}.classification", "Classification"),
+    "regression": (f"{_HERE}.regression", "Regression"),
+    "tagging": (f"{_HERE}.tagging", "Tagging"),
+    "question_answering": (f"{_HERE}.question_answering", "QuestionAnswering"),
+    "multiple_choice": (f"{_HERE}.multiple_choice", "MultipleChoice"),
 }
 """Name: (module, class)."""
 
 
 def build_task(config: FinetuneConfig) -> Task:
     """Return the task a config names; imports its module only."""
-    module, name = TASKS[config.task]
+    module, name = TASKS[config.kind]
     task: Task = getattr(importlib.import_module(module), name)(config)
     return task

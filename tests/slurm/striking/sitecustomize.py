@@ -5,13 +5,12 @@ rank in that life, ``rank``, ``where`` (backward, write, publish, latest), ``ste
 the real code at that place; nothing else of it is changed.
 """
 
-import importlib.abc
-import importlib.util
 import json
 import os
 import signal
-import sys
 import time
+
+from tests.import_hook import after_import
 
 STRIKE = json.loads(os.environ.get("STRIKE") or "{}")
 FIRST_LIFE = os.environ.get("SLURM_RESTART_COUNT", "0") == "0"
@@ -53,24 +52,5 @@ def patch_checkpoint(module):
 PATCHES = {"electra_ds.training.loop": patch_loop, "electra_ds.training.checkpoint": patch_checkpoint}
 
 
-class Finder(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name not in PATCHES:
-            return None
-        sys.meta_path.remove(self)
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            sys.meta_path.insert(0, self)
-        run = spec.loader.exec_module
-
-        def exec_module(module):
-            run(module)
-            PATCHES[name](module)
-
-        spec.loader.exec_module = exec_module
-        return spec
-
-
 if STRIKE and FIRST_LIFE and "ELECTRA_DS_LIFE" in os.environ:
-    sys.meta_path.insert(0, Finder())
+    after_import(PATCHES)

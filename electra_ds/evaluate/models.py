@@ -1,0 +1,216 @@
+"""The two networks of a pair and their tokenizer, found, loaded and checked against each other."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from electra_ds.errors import DataError, UserError
+from electra_ds.finetune import models
+from electra_ds.finetune.models import check_vocabulary, first_line, quiet_libraries
+from electra_ds.finetune.tables import HUB
+
+DISCRIMINATOR, GENERATOR, ENCODER = "discriminator", "generator", "encoder"
+EXPORT_NAME = "electra_ds.json"
+ANY_LENGTH = 1 << 30
+"""Tokens, where a network has no table of positions."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What was found of a model."""
+
+    networks: dict[str, Any]
+    """``discriminator`` (ElectraForPreTraining) and ``generator`` (a masked language model), those that are there."""
+    sources: dict[str, str]
+    """Where each comes from."""
+    tokenizer: Any
+    export: dict[str, Any] = field(default_factory=dict)
+    """electra_ds.json of the folder, empty where there is none."""
+
+    @property
+    def discriminator(self) -> Any | None:
+        """None where the model has none."""
+        return self.networks.get(DISCRIMINATOR)
+
+    @property
+    def generator(self) -> Any | None:
+        """None where the model has none."""
+        return self.networks.get(GENERATOR)
+
+    @property
+    def max_positions(self) -> int:
+        """Longest sequence that every network takes (tokens)."""
+        return min(usable_positions(network) for network in self.networks.values())
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The checkpoint's state that the export tells of, empty where it tells none."""
+        state = (self.export.get("source") or {}).get("state")
+        return state if isinstance(state, dict) else {}
+
+
+def find_networks(model: str, generator: str | None = None) -> dict[str, str]:
+    """Say where the networks of a model are, before anything slow is imported.
+
+    Args:
+        model: a folder of ``electra-ds convert``, a folder of one network, or ``hf:NAME`` of a discriminator.
+        generator: a folder or ``hf:NAME`` of a masked language model in place of the model's own.
+
+    Returns:
+        Folder or ``hf:NAME`` by ``discriminator`` and ``generator``, those that are there.
+
+    Raises:
+        DataError: no such folder, or nothing in it that can be evaluated.
+    """
+    found: dict[str, str] = {}
+    if model.startswith(HUB):
+        found[DISCRIMINATOR] = model
+    else:
+        folder = Path(model)
+        if not folder.is_dir():
+            raise DataError(
+                f"model: no folder {model}; name one that 'electra-ds convert' made, or hf:NAME for the hub"
+            )
+        if (folder / "config.json").is_file():
+            found[_kind(folder)] = str(folder)
+        else:
+            found = {
+                name: str(folder / name)
+                for name in (DISCRIMINATOR, GENERATOR)
+                if (folder / name / "config.json").is_file()
+            }
+            if not found and (folder / ENCODER / "config.json").is_file():
+                found[GENERATOR] = str(folder / ENCODER)  # of objective mlm: its only network fills masks in
+        if not found:
+            run = "; it is a run folder: 'electra-ds convert' makes a model of it" if _is_run(folder) else ""
+            raise DataError(
+                f"model: {model} is not a model folder, it holds neither discriminator/ nor generator/ nor a "
+                f"config.json{run}"
+            )
+    if generator is not None:
+        if not generator.startswith(HUB):
+            if not (Path(generator) / "config.json").is_file():
+                raise DataError(f"generator: no config.json in {generator}; name a folder with a masked language model")
+            if _kind(Path(generator)) != GENERATOR:
+                raise DataError(f"generator: {generator} holds a discriminator, expected a masked language model")
+        found[GENERATOR] = generator
+    return found
+
+
+def _kind(folder: Path) -> str:
+    """Which of the two a folder of one network holds."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        names = [str(name) for name in config.get("architectures") or ()]
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(f"model: {folder / 'config.json'} cannot be read ({error})") from error
+    if any(name.endswith("ForMaskedLM") for name in names):
+        return GENERATOR
+    if "ElectraForPreTraining" in names:
+        return DISCRIMINATOR
+    raise DataError(
+        f"model: {folder} holds {', '.join(names) or 'a network without a name'}, expected an ElectraForPreTraining or "
+        "a masked language model; a fine-tuned model is for 'electra-ds evaluate robustness'"
+    )
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "checkpoints").is_dir() or (folder / "metrics.jsonl").is_file()
+
+
+def load_pair(sources: dict[str, str]) -> Pair:
+    """Load networks and tokenizer, on the CPU in float32.
+
+    Raises:
+        DataError: weights or tokenizer missing, damaged, or not of one model.
+    """
+    with quiet_libraries():
+        networks = {name: _load(name, source) for name, source in sources.items()}
+        tokenizer = load_tokenizer(next(iter(sources.values())))
+    sizes = {name: network.config.vocab_size for name, network in networks.items()}
+    if len(set(sizes.values())) > 1:
+        raise DataError(f"model: its networks have vocabularies of {sizes}; they do not belong together")
+    for name, source in sources.items():
+        check_vocabulary(source, tokenizer, networks[name].config.vocab_size)
+    if tokenizer.mask_token_id is None:
+        raise DataError(f"model: the tokenizer of {next(iter(sources.values()))} has no mask token")
+    return Pair(networks, sources, tokenizer, _export(sources))
+
+
+def _load(name: str, source: str) -> Any:
+    import torch
+    from transformers import AutoModelForMaskedLM, ElectraForPreTraining
+
+    kind = ElectraForPreTraining if name == DISCRIMINATOR else AutoModelForMaskedLM
+    try:
+        network, report = kind.from_pretrained(source.removeprefix(HUB), dtype=torch.float32, output_loading_info=True)
+    except Exception as error:  # transformers, safetensors and the hub's client each raise their own kinds
+        raise DataError(f"{name}: the weights of {source} cannot be loaded ({first_line(error)})") from error
+    if missing := sorted(report["missing_keys"]):
+        raise DataError(
+            f"{name}: {source} has no weights for {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}; "
+            f"expected a whole {kind.__name__}"
+        )
+    return network.eval()
+
+
+def load_tokenizer(source: str) -> Any:
+    """Load the tokenizer that lies beside weights.
+
+    Raises:
+        DataError: none, one without padding, or one that does not say where its tokens stand in a text.
+    """
+    tokenizer = models.load_tokenizer(source)
+    models.require_offsets(tokenizer, source)
+    return tokenizer
+
+
+def _export(sources: dict[str, str]) -> dict[str, Any]:
+    """electra_ds.json beside the networks' folders, if there is one that can be read."""
+    for source in sources.values():
+        path = Path(source).parent / EXPORT_NAME
+        if not source.startswith(HUB) and path.is_file():
+            try:
+                value = json.loads(path.read_text("utf-8"))
+            except (OSError, ValueError) as error:
+                raise DataError(f"{path}: cannot be read ({error}); convert the checkpoint again") from error
+            return value if isinstance(value, dict) else {}
+    return {}
+
+
+def random_pair(pair: Pair, seed: int) -> Pair:
+    """Networks of the same shapes with random weights, as transformers initialises them."""
+    import torch
+
+    networks = {}
+    for number, (name, network) in enumerate(pair.networks.items()):
+        with torch.random.fork_rng(devices=[]), quiet_libraries():
+            torch.manual_seed(2 * seed + number)
+            networks[name] = type(network)(copy.deepcopy(network.config)).eval()
+    return Pair(networks, dict.fromkeys(networks, f"random weights, seed {seed}"), pair.tokenizer)
+
+
+def left_out(pair: Pair, without: dict[str, str]) -> list[str]:
+    """One sentence for each network that is not there: `without` says by name what cannot be measured."""
+    return [f"No {name} was found: {what}." for name, what in without.items() if name not in pair.networks]
+
+
+def usable_positions(network: Any) -> int:
+    """Longest sequence that a network takes (tokens), by `finetune.models.usable_positions`; `ANY_LENGTH`: any."""
+    positions = models.usable_positions(network.config)
+    return ANY_LENGTH if positions is None else positions
+
+
+def require_limit(asked: int | None, limit: int, option: str) -> int:
+    """The longest sequence to use, within what the network takes.
+
+    Raises:
+        UserError: more is asked for.
+    """
+    if asked is not None and asked > limit:
+        raise UserError(f"{option}: {asked}, but the model takes {limit} tokens; choose at most that")
+    return limit if asked is None else asked

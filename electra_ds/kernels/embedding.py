@@ -1,0 +1,56 @@
+"""One embedding matrix with several uses in a step, whose gradients are added up in one buffer.
+
+Autograd by itself makes a dense [V, E] gradient for every use and adds them afterwards: for two look-ups and the
+vocabulary head eight passes over the matrix. Here each use hands the matrix on to the next one, so in the backward
+pass, which meets them in the opposite order, the last use makes the buffer and the others add to it in place.
+
+Shape legend: E embedding size, V entries of the padded vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class SharedMatrix:
+    """An embedding matrix on its way through one forward pass."""
+
+    def __init__(self, weight: Tensor, padding_id: int) -> None:
+        """Args: weight: [V, E]. padding_id: row that gets no gradient from look-ups."""
+        self.weight = weight
+        """[V, E], as the next use takes it; the use puts what it hands on here."""
+        self.padding_id = padding_id
+
+    def look_up(self, ids: Tensor) -> Tensor:
+        """Rows [..., E] of int64 `ids` [...]. The gradient is deterministic."""
+        rows, self.weight = _LookUp.apply(self.weight, ids, self.padding_id)
+        return rows
+
+
+class _LookUp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, ids: Tensor, padding_id: int) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(ids)
+        ctx.shape, ctx.padding_id = weight.shape, padding_id
+        ctx.set_materialize_grads(False)
+        return weight[ids], weight.view_as(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor | None, handed_on: Tensor | None) -> tuple[Tensor | None, None, None]:
+        if gradient is None:
+            return handed_on, None, None
+        (ids,) = ctx.saved_tensors
+        if handed_on is None:
+            buffer = torch.ops.aten.embedding_dense_backward(gradient, ids, ctx.shape[0], ctx.padding_id, False)
+            return buffer, None, None
+        gradient = gradient.masked_fill((ids == ctx.padding_id)[..., None], 0.0)
+        # Nobody else has the buffer: the uses after this one made it, and hand it on once.
+        gradient = gradient.to(handed_on.dtype).flatten(0, -2)
+        if handed_on.device.type == "cpu":  # in the order of the tokens; on a GPU atomics would add in any order
+            return handed_on.index_add_(0, ids.flatten(), gradient), None, None
+        return handed_on.index_put_((ids.flatten(),), gradient, accumulate=True), None, None
