@@ -22,6 +22,15 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("any machine")
 
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Commands may set the threads of their process, which tests share."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
 MODULES = """
 argparse collections decimal doctest email fractions heapq inspect ipaddress logging optparse pathlib pdb pickle
 pickletools random shutil smtplib socket statistics string tarfile textwrap threading turtle typing unittest zipfile

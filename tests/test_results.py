@@ -13,7 +13,8 @@ from electra_ds.model.config import ModelConfig
 from electra_ds.model.flops import step_flops_per_token
 
 ROOT = Path(__file__).resolve().parents[1]
-KEPT = ROOT / "experiments/objectives/results"
+KEPT = [ROOT / "experiments/objectives" / name for name in ("results", "results-long")]
+"""Runs of minutes, and of an hour."""
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +27,9 @@ def results():
     return module
 
 
-@pytest.fixture(scope="module")
-def models(results):
-    return results.read(KEPT)
+@pytest.fixture(scope="module", params=KEPT, ids=lambda folder: folder.name)
+def models(results, request):
+    return results.read(request.param)
 
 
 def test_the_page_has_the_tables_of_the_runs(results, models):
@@ -66,7 +67,7 @@ def test_runs_cost_the_same_useful_flops(models):
 
 
 def test_no_path_of_a_machine_is_kept():
-    for path in KEPT.rglob("*"):
+    for path in (path for folder in KEPT for path in folder.rglob("*")):
         if path.suffix in (".json", ".yaml", ".jsonl"):
             text = path.read_text("utf-8")
             assert "/tmp/" not in text and "/home/" not in text and "/root" not in text, path

@@ -82,6 +82,17 @@ def run(config: KernelsBenchConfig, command: str) -> Report:
     """Measure everything, and describe it; `command`: how the reader repeats it."""
     import torch
 
+    threads = torch.get_num_threads()
+    try:
+        return _run(config, command)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(config: KernelsBenchConfig, command: str) -> Report:
+    """Measure everything, on a CPU by all cores."""
+    import torch
+
     if config.short:
         config = replace(config, rounds=2, calls=1, compiled=False, tokens=config.tokens or 128, recipes=["small"])
     machine = describe(PACKAGES)

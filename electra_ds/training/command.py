@@ -242,7 +242,9 @@ def _set_threads(recipe: Recipe, place: Place) -> None:
     import torch
 
     threads = recipe.training.threads
-    if threads is None and "OMP_NUM_THREADS" in os.environ:
+    if threads is None and (of_environment := os.environ.get("OMP_NUM_THREADS")) is not None:
+        if of_environment.isdigit() and int(of_environment):  # torch read it too, but this process may have changed it
+            torch.set_num_threads(int(of_environment))
         return
     cores = len(os.sched_getaffinity(0))
     if place.launcher == "srun" and (of_task := os.environ.get("SLURM_CPUS_PER_TASK", "")).isdigit():

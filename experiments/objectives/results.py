@@ -2,8 +2,8 @@
 
     python experiments/objectives/results.py experiments/objectives/results
 
-reads OBJECTIVE-SEED/{recipe.yaml,metrics.jsonl,TASK.json} and scratch/TASK.json there, and writes results.md,
-scores.svg and curves.svg beside them.
+reads OBJECTIVE-SEED/{recipe.yaml,metrics.jsonl,TASK-RATE.json} and scratch/TASK-RATE.json there, and writes results.md,
+scores.svg and curves.svg beside them. Of several rates of fine-tuning, each model has the best on the task at hand.
 """
 
 from __future__ import annotations
@@ -76,9 +76,14 @@ def read(folder: Path) -> list[Model]:
 
 
 def _results(folder: Path) -> dict[str, dict[str, Any]]:
-    if not any((folder / f"{task}.json").is_file() for task in TASKS):
-        return {}
-    return {task: json.loads((folder / f"{task}.json").read_text("utf-8")) for task in TASKS}
+    found = {}
+    for task, metric in TASKS.items():
+        rates = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob(f"{task}-*.json"))]
+        if rates:
+            found[task] = max(
+                rates, key=lambda one: statistics.median(run["scores"]["validation"][metric] for run in one["runs"])
+            )
+    return found if len(found) == len(TASKS) else {}
 
 
 def finetuned(models: Sequence[Model]) -> list[Model]:

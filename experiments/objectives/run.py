@@ -23,8 +23,8 @@ import results
 HERE = Path(__file__).resolve().parent
 RECIPE = HERE / "recipe.yaml"
 OBJECTIVES = ("electra", "mlm", "replace_mlm", "all_tokens_mlm", "electra_15")
-FINETUNING = ("--learning_rate=1e-3", "--layer_decay=1.0", "--dropout=0.1", "--both_orders=false")
-"""A network this small takes large steps, and needs no layer-wise decay. The usual epochs, each pair in one order."""
+FINETUNING = ("--layer_decay=1.0", "--dropout=0.1", "--both_orders=false")
+"""A network this small needs no layer-wise decay. The usual epochs, each pair in one order."""
 NETWORK = {"electra": "discriminator", "electra_15": "discriminator"}
 
 
@@ -35,9 +35,11 @@ def main() -> None:
     parser.add_argument("--tasks", required=True, type=Path, help="folder with a folder for each task")
     parser.add_argument("--work", required=True, type=Path, help="folder for shards, runs and results")
     parser.add_argument("--keep", type=Path, default=None, help="folder for recipes, metrics and scores (WORK/results)")
+    parser.add_argument("--recipe", type=Path, default=RECIPE, help="what all runs have in common (recipe.yaml)")
     parser.add_argument("--steps", type=int, default=3000, help="of electra; the others get as many FLOPs")
     parser.add_argument("--seeds", type=int, default=3, help="of pretraining")
     parser.add_argument("--finetuning-seeds", type=int, default=3, help="of fine-tuning, for each model")
+    parser.add_argument("--finetuning-rates", default="1e-3", help="each model has all of them; the best counts")
     parser.add_argument("--only-keep", action="store_true", help="train nothing: keep and tabulate what is finished")
     parser.add_argument("--objectives", default=",".join(OBJECTIVES), help="with commas between")
     parser.add_argument("--vocabulary", type=int, default=8192, help="entries")
@@ -52,11 +54,11 @@ def main() -> None:
             *("--tokenizer.type=wordpiece", f"--tokenizer.vocab_size={options.vocabulary}"),
         )
     names = options.objectives.split(",")
-    steps = equal_flops(names, options.steps, options.vocabulary)
+    steps = equal_flops(options.recipe, names, options.steps, options.vocabulary)
     models = [(name, seed) for seed in range(options.seeds) for name in names]
     if options.only_keep:
         models = [(name, seed) for name, seed in models if (options.work / f"{name}-{seed}" / "hf").is_dir()]
-        whole = sum(is_whole(options.work / f"{name}-{seed}") for name, seed in models)
+        whole = sum(bool(whole_rates(options.work / f"{name}-{seed}", options)) for name, seed in models)
         print(f"finished: {len(models)} pretrained, {whole} of them fine-tuned on every task")
     else:
         train(options, models, steps)
@@ -71,14 +73,17 @@ def train(options: argparse.Namespace, models: list[tuple[str, int]], steps: dic
     with ThreadPoolExecutor(options.processes) as pool:
         for done in pool.map(lambda model: pretrained(options, model[0], model[1], steps[model[0]]), models):
             print(done, flush=True)
-        jobs = [(task, *model) for model in [*models, (results.FLOOR, 0)] for task in results.TASKS]
+        finetuning = [*models, (results.FLOOR, 0)]
+        rates = options.finetuning_rates.split(",")
+        jobs = [(task, rate, *model) for rate in rates for model in finetuning for task in results.TASKS]
         for done in pool.map(lambda job: finetuned(options, *job), jobs):
             print(done, flush=True)
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a model is fine-tuned on every task."""
-    return all((folder / task / "results.json").is_file() for task in results.TASKS)
+def whole_rates(folder: Path, options: argparse.Namespace) -> list[str]:
+    """The rates at which a model is fine-tuned on every task."""
+    rates = options.finetuning_rates.split(",")
+    return [rate for rate in rates if all((folder / f"{task}-{rate}/results.json").is_file() for task in results.TASKS)]
 
 
 def run(log: Path, *arguments: str) -> None:
@@ -97,14 +102,14 @@ def run(log: Path, *arguments: str) -> None:
         raise RuntimeError(f"electra-ds {arguments[0]} ended with {done.returncode}: see {log}")
 
 
-def equal_flops(names: list[str], steps: int, vocabulary: int) -> dict[str, int]:
+def equal_flops(common: Path, names: list[str], steps: int, vocabulary: int) -> dict[str, int]:
     """Steps of each objective that take the FLOPs of `steps` of electra (docs/flops.md; one segment a row)."""
     from electra_ds.model.config import ModelConfig
     from electra_ds.model.flops import step_flops_per_token
     from electra_ds.recipe import parse_recipe
 
     recipe = parse_recipe(
-        [f"--config={RECIPE}", "--data.path=.", "--output=.", f"--model.vocab_size={vocabulary}"], "run"
+        [f"--config={common}", "--data.path=.", "--output=.", f"--model.vocab_size={vocabulary}"], "run"
     )
     assert isinstance(recipe.model, ModelConfig)
     share, length = recipe.objective.mask_fraction, recipe.data.sequence_length
@@ -117,7 +122,7 @@ def pretrained(options: argparse.Namespace, name: str, seed: int, steps: int) ->
     folder = options.work / f"{name}-{seed}"
     if not (folder / "hf").is_dir():
         folder.mkdir(exist_ok=True)
-        recipe = (f"--config={RECIPE}", f"--objective.name={name}", f"--training.seed={seed}")
+        recipe = (f"--config={options.recipe}", f"--objective.name={name}", f"--training.seed={seed}")
         places = (f"--data.path={options.work / 'shards'}", f"--output={folder / 'run'}")
         run(folder / "log", "pretrain", *recipe, *places, f"--training.steps={steps}")
         run(folder / "log", "convert", str(folder / "run"), f"--output={folder / 'hf'}", "--verify")
@@ -125,25 +130,25 @@ def pretrained(options: argparse.Namespace, name: str, seed: int, steps: int) ->
     return f"pretrained {name}, seed {seed}: {steps} steps"
 
 
-def finetuned(options: argparse.Namespace, task: str, name: str, seed: int) -> str:
+def finetuned(options: argparse.Namespace, task: str, rate: str, name: str, seed: int) -> str:
     """Results of a task, made if they are not there."""
     scratch = name == results.FLOOR
     folder = options.work / f"{'scratch' if scratch else f'{name}-{seed}'}"
     folder.mkdir(exist_ok=True)
-    output = folder / task
+    output = folder / f"{task}-{rate}"
     if not (output / "results.json").is_file():
         network = NETWORK.get(name, "encoder")
         model = options.work / f"electra-{seed}/hf/discriminator" if scratch else folder / "hf" / network
         # One seed of pretraining each; from scratch there is none, so as many seeds as all runs together have.
         seeds = options.finetuning_seeds * (options.seeds if scratch else 1)
         run(
-            folder / f"{task}.log",
+            folder / f"{task}-{rate}.log",
             *("finetune", f"--model={model}", f"--task={task}", f"--data={options.tasks / task}"),
             *(f"--output={output}", f"--seeds={seeds}", f"--from_scratch={str(scratch).lower()}", "--threads=1"),
-            *(f"--metric={results.TASKS[task]}", "--baseline=true", *FINETUNING),
+            *(f"--metric={results.TASKS[task]}", "--baseline=true", f"--learning_rate={rate}", *FINETUNING),
         )
         shutil.rmtree(output / "model", ignore_errors=True)
-    return f"fine-tuned {name}, seed {seed}, on {task}"
+    return f"fine-tuned {name}, seed {seed}, on {task} at {rate}"
 
 
 def keep(options: argparse.Namespace, models: list[tuple[str, int]], folder: Path) -> None:
@@ -162,8 +167,9 @@ def keep(options: argparse.Namespace, models: list[tuple[str, int]], folder: Pat
         if name != "scratch":
             for file in ("recipe.yaml", "metrics.jsonl"):
                 copy(source / "run" / file, target / file)
-        for task in results.TASKS if is_whole(source) else ():
-            copy(source / task / "results.json", target / f"{task}.json")
+        for rate in whole_rates(source, options):
+            for task in results.TASKS:
+                copy(source / f"{task}-{rate}/results.json", target / f"{task}-{rate}.json")
 
 
 if __name__ == "__main__":
