@@ -19,7 +19,8 @@ from electra_ds.submit.config import SubmitConfig
 from electra_ds.submit.options import COMMAND_STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md"))]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 CONFIGS = {
     "prep": PrepConfig,
     "pretrain": Recipe,
