@@ -59,7 +59,9 @@ class Judged:
     inputs: list[Any]
     """Token ids of each unit, which are equal where nothing has changed."""
     truncated: int
-    """Units that lost tokens."""
+    """Units that lost tokens to the limit."""
+    cut: int = 0
+    """Questions that lost tokens to a limit of their own."""
 
 
 class Subject(ABC):
@@ -326,6 +328,11 @@ class Answerer(TaskSubject):
         kept = [question for question in made if question is not None]
         return dataclasses.replace(examples, content=dataclasses.replace(split, examples=kept)), able, 0
 
+    def judge(self, examples: Examples, machine: Machine) -> Judged:
+        """See `Subject.judge`."""
+        found = super().judge(examples, machine)
+        return dataclasses.replace(found, truncated=0, cut=found.truncated)
+
     def _taught(self, task: Task) -> Task:
         task.null_answers = self._null_answers  # type: ignore[attr-defined]
         return task
@@ -351,6 +358,10 @@ class Answerer(TaskSubject):
             "f1": lambda totals: totals[..., 0] / totals[..., 2],
             "exact_match": lambda totals: totals[..., 1] / totals[..., 2],
         }
+
+    def notes(self, base: Judged) -> list[str]:
+        """See `Subject.notes`."""
+        return [f"Questions that lost tokens, as 64 (or half an input) is the most: {base.cut:,}."] if base.cut else []
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

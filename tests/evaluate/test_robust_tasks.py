@@ -346,3 +346,14 @@ def test_types_that_a_tagger_does_not_know_are_refused(tagger, tmp_path, capsys)
     words = ["--model", str(tagger), "--data", str(tmp_path / "in.conll"), "--output", str(tmp_path / "out")]
     assert main(["evaluate", "robustness", *words]) == 2
     assert "entities of type 'person'" in capsys.readouterr().err
+
+
+def test_questions_that_are_cut_are_counted_apart_from_texts_that_are(answerer, tmp_path):
+    path = write_squad(tmp_path / "in.json", 3, 5)
+    value = json.loads(path.read_text("utf-8"))
+    value["data"][0]["paragraphs"][0]["qas"][0]["question"] = "which name " * 40
+    path.write_text(json.dumps(value), "utf-8")
+    words = ["--model", answerer, "--data", path, "--output", tmp_path / "out", "--bootstrap", 0]
+    assert main(["evaluate", "robustness", *map(str, words)]) == 0
+    found = results(tmp_path / "out")
+    assert found["data"]["truncated"] == 0 and "is the most: 1." in " ".join(found["notes"])
