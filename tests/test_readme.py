@@ -78,3 +78,29 @@ def test_make_targets_that_pages_name_exist():
     for page in PAGES:
         named = set(re.findall(r"(?:^    |`)make (\w+)", page.read_text("utf-8"), re.MULTILINE))
         assert named <= targets, page.name
+
+
+def option(words, name):
+    return words[words.index(name) + 1] if name in words else None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_start_keeps_its_vocabulary_unless_it_says_otherwise(page):
+    """`init.vocabulary` is `same`: shards of a trained vocabulary would be refused."""
+    commands = list(typed_commands(page))
+    shards = {
+        option(words, "--output"): option(words, "--tokenizer.path") for name, words in commands if name == "prep"
+    }
+    for name, words in commands:
+        start, path = option(words, "--init.from"), option(words, "--data.path")
+        if name == "pretrain" and start and not option(words, "--init.vocabulary") and path in shards:
+            assert shards[path] == start, f"{page.name}: {path} has another vocabulary than {start}"
+
+
+def test_the_readme_shows_how_each_task_and_evaluation_is_run():
+    commands = list(typed_commands(ROOT / "README.md"))
+    tasks = {option(words, "--task") for name, words in commands if name == "finetune"}
+    assert {"sst2", "cola", "mrpc", "wnut17", "xquad"} <= tasks
+    text = (ROOT / "README.md").read_text("utf-8")
+    for kind in ("heldout", "zero-shot", "bias", "robustness"):
+        assert f"    electra-ds evaluate {kind} --model" in text

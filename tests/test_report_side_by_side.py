@@ -89,6 +89,7 @@ def test_results_asked_the_same_stand_side_by_side(kind):
         ("heldout", "corruption.objective.mask_fraction", 0.25),
         ("heldout", "corruption.objective.mask_token_probability", 1.0),
         ("heldout", "corruption.objective.masking", "ngram"),
+        ("heldout", "corruption.objective.name", "electra_15"),
         ("heldout", "corruption.objective.temperature", 1.5),
         ("heldout", "corruption.objective.disallow_correct", True),
         ("heldout", "data.rows", 512),
@@ -146,6 +147,18 @@ def test_the_note_on_held_out_text_is_true_of_its_rows():
     warmer["corruption"]["objective"]["temperature"] = 2.0  # of samples, of which there are none
     note = tables(drawn, warmer)[0].note
     assert "replaced by draws from token frequencies" in note and "generator beside it" not in note
+
+
+def test_what_became_of_selected_tokens_is_told_and_compared():
+    """Results without `fates` are of versions that made no random tokens."""
+    one = copy.deepcopy(MADE["heldout"])
+    one["corruption"]["fates"] = [0.85, 0.0]
+    assert len(tables(one, MADE["heldout"])) == 1
+    other = copy.deepcopy(one)
+    other["corruption"]["fates"] = [0.8, 0.1]
+    assert tables(one, other) == []
+    assert "80 % of these masked, 10 % made a random token" in ground(other).note
+    assert "85 % of these masked; replaced" in ground(one).note
 
 
 def test_intervals_of_different_coverage_are_told_apart():

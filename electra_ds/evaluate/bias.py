@@ -18,10 +18,11 @@ from electra_ds.evaluate.models import (
     DISCRIMINATOR,
     GENERATOR,
     Pair,
-    find_networks,
+    find_scorers,
     left_out,
     load_pair,
     require_limit,
+    scorer_notes,
 )
 from electra_ds.evaluate.output import Output
 from electra_ds.evaluate.pairs import DIRECTIONS, MinimalPair, read_pairs, shared_positions
@@ -70,7 +71,7 @@ class BiasConfig(EvaluationConfig):
 def main(arguments: list[str], program: str) -> int:
     """Run the command; see `BiasConfig` for its options."""
     config = parse(BiasConfig, bare_flag(arguments, "--card"), program)
-    networks = find_networks(config.model, config.generator)
+    networks = find_scorers(config.model, config.generator)
     folder = next(iter(networks.values()))
     if config.card and folder.startswith(HUB):
         raise UserError(f"card: {folder} is no local folder whose README.md could be written; leave --card out")
@@ -101,7 +102,8 @@ def evaluate(config: BiasConfig, pairs: list[MinimalPair], pair: Pair, output: O
         scores[GENERATOR] = generator_scores(pair, sentences, positions, machine)
     if pair.discriminator is not None:
         scores[DISCRIMINATOR] = discriminator_scores(pair, sentences, positions, machine)
-    notes = left_out(
+    about = scorer_notes(pair)
+    notes = about + left_out(
         pair,
         {
             "generator": "the published metric, a pseudo-log-likelihood, was not computed",
@@ -133,6 +135,7 @@ def evaluate(config: BiasConfig, pairs: list[MinimalPair], pair: Pair, output: O
             "same_tokens": alike,
         },
         networks=pair.sources,
+        about=about,
         scores=networks,
         definitions=DEFINITIONS,
     )

@@ -52,6 +52,7 @@ def section(results: dict[str, Any]) -> str:
         f"discriminator by the sum of log P(original) over them. In brackets: {coverage} confidence (Wilson). A tie is "
         "no preference for the more stereotyping sentence.",
         "",
+        *(line for sentence in results.get("about", ()) for line in (sentence, "")),
         f"| | pairs | {' | '.join(names)} | ties |",
         f"|---|---|{'---|' * len(names)}---|",
     ]

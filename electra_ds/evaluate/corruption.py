@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch.nn import functional
 from electra_ds.data.loader import Rows
 from electra_ds.evaluate.forward import fill_ins, verdicts
 from electra_ds.evaluate.machine import Machine
+from electra_ds.evaluate.models import READS_REPLACEMENTS
 from electra_ds.evaluate.tokens import Tokens
 from electra_ds.kernels.sampling import sample_tokens
 from electra_ds.model import noise
@@ -30,20 +31,21 @@ from electra_ds.model.masking import SpecialIds, select
 
 @dataclass(frozen=True)
 class Filled:
-    """What became of the selected positions, in the order of rows and positions."""
+    """What became of the selected positions, in the order of rows and positions, and what a network said of them."""
 
     row: np.ndarray
     """int64 [Q], within the rows at hand."""
     position: np.ndarray
     """int64 [Q], within the row."""
     masked: np.ndarray
-    """bool [Q], whether it became [MASK]; else it stayed as it was, and was to be predicted all the same."""
+    """bool [Q], whether it became [MASK]; else it stayed as it was or became a random token, and was to be predicted
+    too."""
     loss: np.ndarray
-    """float64 [Q], the generator's cross-entropy in nats; NaN without a generator."""
+    """float64 [Q], cross-entropy in nats; NaN without a network."""
     correct: np.ndarray
     """bool [Q], whether no token has a greater logit than the original one."""
     token: np.ndarray
-    """int64 [Q], what was drawn in its place."""
+    """int64 [Q], what was drawn in its place; the original for an encoder, which draws nothing."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,23 @@ class Corrupted:
     """bool [R, L], false at padding."""
     positions: np.ndarray
     """int64 [R, L], within the segment."""
+    judged: np.ndarray
+    """bool [R, L], where the objective trains a verdict: at every real token, or at the selected positions alone."""
     filled: Filled
+    """By the generator, or by draws from a distribution."""
+    restored: Filled | None
+    """By the encoder; None without one."""
+    reads_masks: bool
+    """Whether the encoder reads the masked text; else the text with replacements."""
     logits: np.ndarray
     """float32 [R, L], of "replaced"; NaN at padding, and everywhere without a discriminator."""
 
 
 class Corruption:
-    """Corrupts rows by a generator, or by draws from a distribution where there is none."""
+    """Corrupts rows by a generator, or by draws from a distribution where there is none; and asks the other networks.
+
+    An encoder reads the masked text, that of `READS_REPLACEMENTS` the text with replacements.
+    """
 
     def __init__(
         self,
@@ -79,7 +91,7 @@ class Corruption:
         """Describe it.
 
         Args:
-            networks: ``generator`` and ``discriminator``, those that there are, placed.
+            networks: ``generator``, ``encoder`` and ``discriminator``, those that there are, placed.
             objective: what is selected and how samples are drawn.
             special: ids of special tokens.
             continues: bool [V], tokens that continue a word, for whole words and n-grams.
@@ -90,8 +102,21 @@ class Corruption:
         self._networks, self._objective, self._special = networks, objective, special
         self._continues, self._frequencies, self._seed, self._machine = continues, frequencies, seed, machine
 
+    @property
+    def replacements(self) -> str:
+        """What stands in the place of selected tokens."""
+        if "generator" in self._networks:
+            return "generator"
+        return "none" if self._fills_masks else "token frequencies"
+
+    @property
+    def _fills_masks(self) -> bool:
+        if "encoder" not in self._networks or "generator" in self._networks:
+            return False
+        return self._objective.name not in READS_REPLACEMENTS
+
     def __call__(self, rows: Rows) -> Corrupted:
-        """Corrupt rows and let the discriminator judge them."""
+        """Corrupt rows, let the encoder restore them and the discriminator judge them."""
         ids, segments = rows.ids.astype(np.int64), rows.segments.astype(np.int64)
         types = rows.token_types.astype(np.int64)
         keys = noise.row_keys(self._seed, torch.from_numpy(rows.epochs), torch.from_numpy(rows.row_ids))
@@ -102,63 +127,102 @@ class Corruption:
             keys,
             self._special,
             objective.mask_fraction,
-            objective.mask_token_probability,
+            objective.fates[0],
             objective.masking,
             self._continues,
+            objective.fates[1],
+            len(self._frequencies),
         )
         generator_ids = selection.generator_ids.numpy()
         row, slot = np.nonzero(selection.valid.numpy())
         position = selection.positions.numpy()[row, slot]
-        masked = generator_ids[row, position] != ids[row, position]
+        masked, targets = generator_ids[row, position] == self._special.mask, ids[row, position]
         uniforms = noise.uniform(keys[torch.from_numpy(row)], torch.from_numpy(position), noise.SAMPLE)
         places = pieces(segments)
-        filled = self._fill(generator_ids, types, places, row, position, masked, ids[row, position], uniforms)
+        where = Filled(row, position, masked, np.full(len(row), np.nan), np.zeros(len(row), bool), targets)
+        filled, restored = where, None
+        if not self._fills_masks:
+            filled = self._fill(generator_ids, types, places, where, targets, uniforms)
         corrupted = ids.copy()
         corrupted[row, position] = filled.token
+        if (network := self._networks.get("encoder")) is not None:
+            read = generator_ids if self._fills_masks else corrupted
+            restored = self._ask(network, read, types, places, where, targets)
         logits = np.full(ids.shape, np.nan, np.float32)
         if (network := self._networks.get("discriminator")) is not None:
             found = verdicts(network, cut(corrupted, types, places), self._special.pad, self._machine)
             for (number, begin, end), values in zip(places, found, strict=True):
                 logits[number, begin:end] = values
-        return Corrupted(ids, corrupted, segments > 0, rows.positions.astype(np.int64), filled, logits)
+        judged = segments > 0
+        if objective.name == "electra_15":
+            judged = np.zeros_like(judged)
+            judged[row, position] = True
+        return Corrupted(
+            ids,
+            corrupted,
+            segments > 0,
+            rows.positions.astype(np.int64),
+            judged,
+            filled,
+            restored,
+            self._fills_masks,
+            logits,
+        )
 
     def _fill(
         self,
         generator_ids: np.ndarray,
         types: np.ndarray,
         places: Sequence[tuple[int, int, int]],
-        row: np.ndarray,
-        position: np.ndarray,
-        masked: np.ndarray,
+        where: Filled,
         targets: np.ndarray,
         uniforms: Tensor,
     ) -> Filled:
+        """Draw what replaces the selected positions: from the generator, or from the frequencies of tokens."""
+        if (network := self._networks.get("generator")) is not None:
+            return self._ask(network, generator_ids, types, places, where, targets, uniforms)
+        logits = torch.from_numpy(np.log(np.maximum(self._frequencies, 1e-300))).float()
+        forbidden = torch.from_numpy(targets) if self._objective.disallow_correct else None
+        token = sample_tokens(logits.expand(len(targets), -1), uniforms, 1.0, forbidden).numpy()
+        return replace(where, token=token)
+
+    def _ask(
+        self,
+        network: Any,
+        ids: np.ndarray,
+        types: np.ndarray,
+        places: Sequence[tuple[int, int, int]],
+        where: Filled,
+        targets: np.ndarray,
+        uniforms: Tensor | None = None,
+    ) -> Filled:
+        """Ask a masked language model for the originals [Q] at the selected positions of ids [R, L].
+
+        With `uniforms` [Q] it also draws; without, the originals stand for what was drawn.
+        """
         objective = self._objective
 
         def reduce(logits: Tensor, numbers: np.ndarray) -> tuple[Tensor, ...]:
             wanted = torch.from_numpy(targets[numbers]).to(logits.device)
+            loss = functional.cross_entropy(logits, wanted, reduction="none").double()
+            right = logits.gather(1, wanted[:, None])[:, 0] >= logits.amax(1)
+            if uniforms is None:
+                return loss, right, wanted
             drawn = sample_tokens(
                 logits,
                 uniforms[torch.from_numpy(numbers)].to(logits.device),
                 objective.temperature,
                 wanted if objective.disallow_correct else None,
             )
-            loss = functional.cross_entropy(logits, wanted, reduction="none").double()
-            return loss, logits.gather(1, wanted[:, None])[:, 0] >= logits.amax(1), drawn
+            return loss, right, drawn
 
-        count = len(row)
-        if (network := self._networks.get("generator")) is None:
-            logits = torch.from_numpy(np.log(np.maximum(self._frequencies, 1e-300))).float()
-            wanted = torch.from_numpy(targets)
-            forbidden = wanted if objective.disallow_correct else None
-            token = sample_tokens(logits.expand(count, -1), uniforms, 1.0, forbidden).numpy()
-            return Filled(row, position, masked, np.full(count, np.nan), np.zeros(count, bool), token)
+        row, position = where.row, where.position
         asked = [position[(row == number) & (position >= begin) & (position < end)] - begin
                  for number, begin, end in places]  # fmt: skip
         loss, correct, token = fill_ins(
-            network, cut(generator_ids, types, places), asked, self._special.pad, self._machine, reduce
+            network, cut(ids, types, places), asked, self._special.pad, self._machine, reduce
         ) or (np.empty(0), np.empty(0, bool), np.empty(0, np.int64))
-        return Filled(row, position, masked, loss, correct, token)
+        return replace(where, loss=loss, correct=correct, token=token)
 
 
 def pieces(segments: np.ndarray) -> list[tuple[int, int, int]]:

@@ -170,3 +170,5 @@ FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "calibration_error": _calibration_error,
 }
 """From sums over tokens to a measure; "flagged" is a logit above 0."""
+RANKED = ("auc", "average_precision", "replaced_rate")
+"""Measures that take the order of the logits alone, or no logit at all."""

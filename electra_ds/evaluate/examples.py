@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from electra_ds.errors import DataError, UserError
 from electra_ds.evaluate.config import ColumnsConfig
-from electra_ds.finetune.tables import Table, read_table
+from electra_ds.finetune.conll import DOCUMENT
+from electra_ds.finetune.tables import HUB, Table, read_table
+
+_HEAD = 1 << 16
+"""Bytes by which a file is known."""
+_TAG = re.compile(r"O|[BIESLU]-\S+")
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ def read_texts(source: str, columns: ColumnsConfig, labels: Sequence[str], whose
         column = getattr(columns, name)
         if (column < 0) if isinstance(column, int) else not (column or name == "text_pair_column"):
             raise UserError(f"{name}: {column!r}, expected a column's name, or its index from 0")
+    _refuse_other_kinds(source)
     table = read_table(source, columns.format, columns.has_header, columns.quotes)
     texts, empty = _texts(table, columns.text_column, "text_column", columns.empty_texts)
     second: int | str | None = columns.text_pair_column
@@ -58,6 +66,31 @@ def read_texts(source: str, columns: ColumnsConfig, labels: Sequence[str], whose
         pairs, more = _texts(table, second, "text_pair_column", columns.empty_texts)
         empty += more
     return Texts(table.source, texts, pairs, _labels(table, columns.label_column, labels, whose), empty)
+
+
+def _refuse_other_kinds(source: str) -> None:
+    """Refuse files of questions and of tagged sentences, whatever they are called.
+
+    Raises:
+        DataError: what it is, and where it belongs.
+    """
+    if source.startswith(HUB) or not Path(source).is_file():
+        return
+    with open(source, "rb") as file:
+        begin = file.read(_HEAD)
+    head = begin.decode("utf-8", "ignore")
+    lines = head.split("\n")[: -1 if len(begin) == _HEAD else None]
+    words = [line.split() for line in lines if line.strip() and not line.startswith(DOCUMENT)]
+    found = None
+    if head.lstrip().startswith("{") and '"paragraphs"' in head and '"context"' in head:
+        found = "questions on contexts (SQuAD's form)"
+    elif 0 < len(words) < len(lines) - 1 and all(len(one) > 1 and _TAG.fullmatch(one[-1]) for one in words):
+        found = "a word and its tag in each line (CoNLL columns)"
+    if found is not None:
+        raise DataError(
+            f"{source}: holds {found}, expected a text and its label in each row. Question answering and tagging need "
+            "a fine-tuned model ('electra-ds finetune'), which 'electra-ds evaluate robustness' takes with such files"
+        )
 
 
 def _texts(table: Table, column: int | str, option: str, empty_texts: str) -> tuple[list[str], int]:

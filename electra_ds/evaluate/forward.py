@@ -85,6 +85,47 @@ def class_logits(
     return found
 
 
+def task_outputs(
+    network: Any,
+    features: Sequence[dict[str, Any]],
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]],
+    machine: Machine,
+) -> Any:
+    """What a fine-tuned head says of a task's features, as `finetune` hands it to the task.
+
+    Args:
+        network: on the machine.
+        features: of `Encoded`; their labels are not read.
+        collate: the task's, which pads features to a batch.
+        machine: where to run.
+
+    Returns:
+        An array [features, ...], or a tuple of such arrays where the head says several things; shorter inputs are
+        padded with -100.
+    """
+    inputs = [{key: value for key, value in one.items() if key != "labels"} for one in features]
+    found: list[list[np.ndarray]] = [[]] * len(inputs)
+    for batch in batches([len(one["input_ids"]) for one in inputs], machine.batch_tokens):
+        padded = collate([inputs[number] for number in batch])
+        with machine.computing():
+            said = network(**{key: value.to(machine.device) for key, value in padded.items()}).to_tuple()
+        arrays = [(values.float() if values.is_floating_point() else values).cpu().numpy() for values in said]
+        for row, number in enumerate(batch):
+            found[number] = [values[row] for values in arrays]
+    columns = tuple(_stacked(values) for values in zip(*found, strict=True))
+    return columns if len(columns) > 1 else columns[0]
+
+
+def _stacked(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Rows of different lengths as one array."""
+    if not rows[0].ndim:
+        return np.array(rows)
+    whole = np.full((len(rows), max(len(row) for row in rows), *rows[0].shape[1:]), -100, rows[0].dtype)
+    for number, row in enumerate(rows):
+        whole[number, : len(row)] = row
+    return whole
+
+
 def fill_ins(
     network: Any,
     sequences: Sequence[Tokens],

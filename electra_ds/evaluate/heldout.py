@@ -14,7 +14,18 @@ from electra_ds.data.shards import ShardSet
 from electra_ds.data.vocabulary import continuation_table
 from electra_ds.errors import DataError, UserError
 from electra_ds.evaluate.config import EvaluationConfig
-from electra_ds.evaluate.models import Pair, find_networks, left_out, load_pair, load_tokenizer, require_limit
+from electra_ds.evaluate.models import (
+    ENCODER,
+    READS_REPLACEMENTS,
+    Pair,
+    find_networks,
+    left_out,
+    load_pair,
+    load_tokenizer,
+    objective_name,
+    read_export,
+    require_limit,
+)
 from electra_ds.evaluate.output import Output
 from electra_ds.evaluate.statistics import Resampling
 from electra_ds.finetune.models import quiet_libraries
@@ -29,12 +40,13 @@ PORTION = 256
 """Rows that are corrupted and judged at a time."""
 
 DEFINITIONS = {
-    "perplexity": "exp of the generator's mean cross-entropy (nats) at selected positions: those training selects, "
-    "whether they became [MASK] or stayed as they were",
+    "perplexity": "exp of the mean cross-entropy (nats) at selected positions: those training selects, whatever became "
+    "of them in the text that the network read",
     "masked_perplexity": "the same over positions that became [MASK] alone",
     "bits_per_token": "the mean cross-entropy at selected positions in bits",
     "accuracy": "share of selected positions at which no token has a greater logit than the original one",
     "sample_accuracy": "share of selected positions at which the token drawn is the original one: nothing is replaced",
+    "encoder": "the full-size network of objectives that restore tokens, by its vocabulary head",
     "flagged": "the discriminator's logit is above 0: P(replaced) above one half",
     "calibration_error": "mean distance between P(replaced) and the share really replaced, over 15 bins of equal width "
     "weighted by their tokens",
@@ -48,7 +60,7 @@ DEFINITIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class HeldoutConfig(EvaluationConfig):
-    """Score generator and discriminator on a shard set, corrupted as in training."""
+    """Score generator and discriminator (or the encoder, by the objective) on a shard set, corrupted as in training."""
 
     shards: str
     """Shard set that 'electra-ds prep' wrote: a folder, or a URL that fsspec reads."""
@@ -75,6 +87,11 @@ def main(arguments: list[str], program: str) -> int:
     """Run the command; see `HeldoutConfig` for its options."""
     config = parse(HeldoutConfig, arguments, program)
     networks = find_networks(config.model, config.generator)
+    if ENCODER in networks and config.generator and objective_name(read_export(networks)) not in READS_REPLACEMENTS:
+        raise UserError(
+            f"generator: {config.generator}, but {networks[ENCODER]} was trained without one and fills masks in "
+            "itself; leave --generator out"
+        )
     shards = open_shards(DataConfig(path=config.shards), config.split)
     if not len(shards):
         raise UserError(f"split: '{config.split}' of {config.shards} holds nothing; choose another --split")
@@ -86,7 +103,12 @@ def main(arguments: list[str], program: str) -> int:
 def evaluate(config: HeldoutConfig, pair: Pair, shards: ShardSet, output: Output) -> dict[str, Any]:
     """Score a pair on a split, write everything, and return the results."""
     from electra_ds.evaluate.corruption import Corruption
-    from electra_ds.evaluate.heldout_scores import frequency_classes, score_discriminator, score_generator
+    from electra_ds.evaluate.heldout_scores import (
+        frequency_classes,
+        score_discriminator,
+        score_encoder,
+        score_generator,
+    )
     from electra_ds.evaluate.machine import Machine, progress
     from electra_ds.model.masking import SpecialIds
 
@@ -107,14 +129,7 @@ def evaluate(config: HeldoutConfig, pair: Pair, shards: ShardSet, output: Output
         import torch
 
         continues = torch.from_numpy(continuation_table(shards.tokenizer_folder(), info.vocab_size))
-    notes += left_out(
-        pair,
-        {
-            "generator": "tokens were replaced by draws from their frequencies instead, which is not what the "
-            "discriminator was trained on; do not compare these numbers with others",
-            "discriminator": "only the generator was scored",
-        },
-    )
+    notes += missing_networks(pair, objective) + objective_notes(pair, objective)
     placed = {name: machine.place(network) for name, network in pair.networks.items()}
     corrupt = Corruption(placed, objective, special, continues, frequencies, config.seed, machine)
     parts = _portions(corrupt, source, chosen)
@@ -134,8 +149,9 @@ def evaluate(config: HeldoutConfig, pair: Pair, shards: ShardSet, output: Output
         },
         "networks": pair.sources,
         "corruption": {
-            "replacements": "generator" if pair.generator is not None else "token frequencies",
+            "replacements": corrupt.replacements,
             "objective": {field.name: getattr(objective, field.name) for field in fields(objective)},
+            "fates": list(objective.fates),
             "objective_of": source_of_objective,
             "noise_seed": config.seed,
         },
@@ -144,9 +160,61 @@ def evaluate(config: HeldoutConfig, pair: Pair, shards: ShardSet, output: Output
     with progress(None, "intervals", "class") as advance:
         if pair.generator is not None:
             results["generator"] = score_generator(parts, classes, resampling, advance)
+        if pair.encoder is not None:
+            results["encoder"] = score_encoder(parts, classes, resampling, advance)
         if pair.discriminator is not None:
-            results["discriminator"] = score_discriminator(parts, classes, frequencies, resampling, advance)
+            results["discriminator"] = score_discriminator(
+                parts, classes, frequencies, resampling, advance, are_probabilities=objective.name != "electric"
+            )
     return output.finish(machine.describe(), notes, **results)
+
+
+def missing_networks(pair: Pair, objective: ObjectiveConfig) -> list[str]:
+    """One sentence for each network that the objective has and that is not there, and on what that means."""
+    draws = (
+        "tokens were replaced by draws from their frequencies instead, which is not what the {} was trained on; do not "
+        "compare these numbers with others"
+    )
+    if pair.encoder is not None:
+        return left_out(pair, {"generator": draws.format("encoder")}) if objective.name in READS_REPLACEMENTS else []
+    without = {"generator": draws.format("discriminator"), "discriminator": "only the generator was scored"}
+    return left_out(pair, without)
+
+
+def objective_notes(pair: Pair, objective: ObjectiveConfig) -> list[str]:
+    """What the objective means for the numbers, where they are not those of ELECTRA's own task."""
+    notes = []
+    if pair.encoder is not None and objective.name == "mlm":
+        notes.append("Objective mlm trains one network: the encoder, which fills masks in, is all there is to score.")
+    if pair.encoder is not None and objective.name in READS_REPLACEMENTS:
+        notes.append(
+            f"The encoder reads what objective {objective.name} showed it: the text with replacements at the selected "
+            "positions, never [MASK]. It is scored where they stand, by the original token's probability."
+        )
+    if pair.encoder is not None and objective.name == "all_tokens_mlm":
+        notes.append(
+            "The copy gate of objective all_tokens_mlm has no place in an export: the encoder's vocabulary head is "
+            "scored without it, so that its perplexity is not the loss of training."
+        )
+    if pair.discriminator is not None and objective.name == "electric":
+        notes.append(
+            "The logit of objective electric is an energy, not the log odds of having been replaced (training adds "
+            "log q of the noise to it): it ranks tokens, which AUC and average precision measure. Precision, recall, "
+            "accuracy, calibration, Brier score and log loss take a probability, and are left out."
+        )
+    if pair.discriminator is not None and objective.name == "electra_15":
+        notes.append(
+            "Objective electra_15 trains verdicts at selected positions alone, so only these are scored. A much larger "
+            "share of them is replaced than of all tokens: compare with no model whose every token is scored."
+        )
+    if not (pair.state.get("objective") or {}):
+        masked, random = objective.fates
+        notes.append(
+            "No electra_ds.json tells how this model was trained. Tokens are selected and masked as ELECTRA's paper "
+            f"does it: {100 * objective.mask_fraction:g} % of them selected, {100 * masked:g} % of these masked, "
+            f"{100 * random:g} % made a random token, the others kept."
+        )
+    return notes
 
 
 def check_tokenizer(pair: Pair, shards: ShardSet) -> list[str]:

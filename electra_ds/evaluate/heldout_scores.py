@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from electra_ds.evaluate.corruption import Corrupted
-from electra_ds.evaluate.detection import Judged, Ranking, detect, reliability
+from electra_ds.evaluate.corruption import Corrupted, Filled
+from electra_ds.evaluate.detection import RANKED, Judged, Ranking, detect, reliability
 from electra_ds.evaluate.machine import Advance
 from electra_ds.evaluate.statistics import Resampling
 
@@ -30,7 +30,27 @@ def score_generator(
     parts: list[Corrupted], classes: np.ndarray, resampling: Resampling, advance: Advance
 ) -> dict[str, Any]:
     """Perplexity and accuracies at selected positions: over all, by frequency of the original, by position."""
-    filled = [part.filled for part in parts]
+    return _score_filling(parts, [part.filled for part in parts], tuple(_FILLING), classes, resampling, advance)
+
+
+def score_encoder(
+    parts: list[Corrupted], classes: np.ndarray, resampling: Resampling, advance: Advance
+) -> dict[str, Any]:
+    """The same of a full-size network that restores tokens; perplexity at [MASK] only where it reads any."""
+    restored = [part.restored for part in parts if part.restored is not None]
+    left_out = {"sample_accuracy"} if parts[0].reads_masks else {"sample_accuracy", "masked_perplexity"}
+    names = tuple(name for name in _FILLING if name not in left_out)
+    return _score_filling(parts, restored, names, classes, resampling, advance)
+
+
+def _score_filling(
+    parts: list[Corrupted],
+    filled: list[Filled],
+    names: tuple[str, ...],
+    classes: np.ndarray,
+    resampling: Resampling,
+    advance: Advance,
+) -> dict[str, Any]:
     first = np.cumsum([0] + [len(part.original) for part in parts])
     row = np.concatenate([one.row + begin for one, begin in zip(filled, first, strict=False)])
     joined = {name: np.concatenate([getattr(one, name) for one in filled]) for name in ("loss", "correct", "masked")}
@@ -38,6 +58,7 @@ def score_generator(
     drawn = np.concatenate([one.token for one in filled])
     places = np.concatenate([part.positions[one.row, one.position] for part, one in zip(parts, filled, strict=True)])
     units = int(first[-1])
+    functions = {name: _FILLING[name] for name in names}
 
     def score(which: np.ndarray) -> dict[str, Any]:
         columns = (
@@ -45,7 +66,7 @@ def score_generator(
             np.where(joined["masked"], joined["loss"], 0.0), joined["masked"],
         )  # fmt: skip
         sums = np.stack([np.bincount(row[which], column[which], units) for column in columns], 1)
-        measures: dict[str, Any] = dict(resampling.of_sums(sums, _GENERATOR))
+        measures: dict[str, Any] = dict(resampling.of_sums(sums, functions))
         measures["selected"] = int(which.sum())
         advance(1)
         return measures
@@ -58,7 +79,7 @@ def score_generator(
     }
 
 
-_GENERATOR: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+_FILLING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "loss": lambda totals: totals[..., 0] / totals[..., 1],
     "perplexity": lambda totals: np.exp(totals[..., 0] / totals[..., 1]),
     "bits_per_token": lambda totals: totals[..., 0] / totals[..., 1] / np.log(2),
@@ -75,21 +96,33 @@ def score_discriminator(
     frequencies: np.ndarray,
     resampling: Resampling,
     advance: Advance,
+    are_probabilities: bool = True,
 ) -> dict[str, Any]:
-    """Detection and calibration over real tokens: over all, by frequency of the seen token, by position."""
+    """Detection and calibration over judged tokens: over all, by frequency of the seen token, by position.
+
+    Args:
+        parts: rows as they became, with the verdicts.
+        classes: int64 [V], from `frequency_classes`.
+        frequencies: float64 [V], for a judge that knows nothing else.
+        resampling: of the intervals.
+        advance: told of each class that is done.
+        are_probabilities: whether a logit is the log odds of "replaced"; else tokens are only ranked by it.
+    """
     first = np.cumsum([0] + [len(part.original) for part in parts])
     units = int(first[-1])
-    seen = np.concatenate([part.corrupted[part.real] for part in parts])
-    rows = np.concatenate([np.nonzero(part.real)[0] + begin for part, begin in zip(parts, first, strict=False)])
-    places = np.concatenate([part.positions[part.real] for part in parts])
+    seen = np.concatenate([part.corrupted[part.judged] for part in parts])
+    rows = np.concatenate([np.nonzero(part.judged)[0] + begin for part, begin in zip(parts, first, strict=False)])
+    places = np.concatenate([part.positions[part.judged] for part in parts])
     tokens = Judged(
-        np.concatenate([part.logits[part.real] for part in parts]),
-        np.concatenate([(part.corrupted != part.original)[part.real] for part in parts]),
+        np.concatenate([part.logits[part.judged] for part in parts]),
+        np.concatenate([(part.corrupted != part.original)[part.judged] for part in parts]),
         rows,
     )
 
     def score(which: np.ndarray) -> dict[str, Any]:
         measures: dict[str, Any] = dict(detect(tokens.part(which), units, resampling))
+        if not are_probabilities:
+            measures = {name: measures[name] for name in RANKED}
         measures.update(tokens=int(which.sum()), replaced=int(tokens.replaced[which].sum()))
         advance(1)
         return measures
@@ -101,7 +134,7 @@ def score_discriminator(
     return {
         **score(np.ones(len(rows), bool)),
         "frequency_auc": Ranking(rarity).areas(np.ones(units))[0] if 0 < tokens.replaced.sum() < len(rows) else None,
-        "reliability": reliability(tokens, units, resampling),
+        **({"reliability": reliability(tokens, units, resampling)} if are_probabilities else {}),
         "by_frequency": _by_class(classes[seen], _frequency_names(), score),
         "by_position": _by_class(np.searchsorted(POSITIONS, places, "right") - 1, _position_names(), score),
     }

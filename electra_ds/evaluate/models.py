@@ -14,6 +14,8 @@ from electra_ds.finetune.models import check_vocabulary, first_line, quiet_libra
 from electra_ds.finetune.tables import HUB
 
 DISCRIMINATOR, GENERATOR, ENCODER = "discriminator", "generator", "encoder"
+READS_REPLACEMENTS = ("replace_mlm", "all_tokens_mlm")
+"""Objectives whose full-size network restores tokens and was never shown [MASK]."""
 EXPORT_NAME = "electra_ds.json"
 ANY_LENGTH = 1 << 30
 """Tokens, where a network has no table of positions."""
@@ -24,7 +26,8 @@ class Pair:
     """What was found of a model."""
 
     networks: dict[str, Any]
-    """``discriminator`` (ElectraForPreTraining) and ``generator`` (a masked language model), those that are there."""
+    """``discriminator`` (ElectraForPreTraining), ``generator`` and ``encoder`` (masked language models; the encoder
+    is the full-size network of an objective that restores tokens): those that are there."""
     sources: dict[str, str]
     """Where each comes from."""
     tokenizer: Any
@@ -42,6 +45,11 @@ class Pair:
         return self.networks.get(GENERATOR)
 
     @property
+    def encoder(self) -> Any | None:
+        """None where the objective leaves a discriminator."""
+        return self.networks.get(ENCODER)
+
+    @property
     def max_positions(self) -> int:
         """Longest sequence that every network takes (tokens)."""
         return min(usable_positions(network) for network in self.networks.values())
@@ -49,8 +57,12 @@ class Pair:
     @property
     def state(self) -> dict[str, Any]:
         """The checkpoint's state that the export tells of, empty where it tells none."""
-        state = (self.export.get("source") or {}).get("state")
-        return state if isinstance(state, dict) else {}
+        return _state(self.export)
+
+    @property
+    def objective(self) -> str | None:
+        """Name of the objective that trained it; None where no export tells."""
+        return objective_name(self.export)
 
 
 def find_networks(model: str, generator: str | None = None) -> dict[str, str]:
@@ -61,7 +73,8 @@ def find_networks(model: str, generator: str | None = None) -> dict[str, str]:
         generator: a folder or ``hf:NAME`` of a masked language model in place of the model's own.
 
     Returns:
-        Folder or ``hf:NAME`` by ``discriminator`` and ``generator``, those that are there.
+        Folder or ``hf:NAME`` by ``discriminator`` (or ``encoder``, where the objective restores tokens) and
+        ``generator``, those that are there; the full-size network first.
 
     Raises:
         DataError: no such folder, or nothing in it that can be evaluated.
@@ -76,20 +89,19 @@ def find_networks(model: str, generator: str | None = None) -> dict[str, str]:
                 f"model: no folder {model}; name one that 'electra-ds convert' made, or hf:NAME for the hub"
             )
         if (folder / "config.json").is_file():
-            found[_kind(folder)] = str(folder)
+            kind = _kind(folder)
+            exported = folder.name == ENCODER and (folder.parent / EXPORT_NAME).is_file()
+            found[ENCODER if exported and kind == GENERATOR else kind] = str(folder)
         else:
-            found = {
-                name: str(folder / name)
-                for name in (DISCRIMINATOR, GENERATOR)
-                if (folder / name / "config.json").is_file()
-            }
-            if not found and (folder / ENCODER / "config.json").is_file():
-                found[GENERATOR] = str(folder / ENCODER)  # of objective mlm: its only network fills masks in
+            there = [name for name in (DISCRIMINATOR, ENCODER, GENERATOR) if (folder / name / "config.json").is_file()]
+            if DISCRIMINATOR in there and ENCODER in there:
+                there.remove(ENCODER)
+            found = {name: str(folder / name) for name in there}
         if not found:
             run = "; it is a run folder: 'electra-ds convert' makes a model of it" if _is_run(folder) else ""
             raise DataError(
-                f"model: {model} is not a model folder, it holds neither discriminator/ nor generator/ nor a "
-                f"config.json{run}"
+                f"model: {model} is not a model folder, it holds neither discriminator/ nor generator/ nor encoder/ "
+                f"nor a config.json{run}"
             )
     if generator is not None:
         if not generator.startswith(HUB):
@@ -99,6 +111,55 @@ def find_networks(model: str, generator: str | None = None) -> dict[str, str]:
                 raise DataError(f"generator: {generator} holds a discriminator, expected a masked language model")
         found[GENERATOR] = generator
     return found
+
+
+def find_scorers(model: str, generator: str | None = None) -> dict[str, str]:
+    """`find_networks` for texts that are scored by masks and verdicts: an encoder takes the generator's place.
+
+    Raises:
+        UserError: a generator is named beside an encoder. DataError: as `find_networks`.
+    """
+    found = find_networks(model, generator)
+    if ENCODER not in found:
+        return found
+    if generator is not None:
+        raise UserError(
+            f"generator: {generator}, but {found[ENCODER]} fills masks in by its own head; leave --generator out, or "
+            "name that generator as --model"
+        )
+    return {GENERATOR: found[ENCODER]}
+
+
+def scorer_notes(pair: Pair) -> list[str]:
+    """What a reader must know of the networks of `find_scorers`: one sentence or two for each thing."""
+    name, notes = pair.objective, []
+    if is_encoder(pair.sources.get(GENERATOR)):
+        said = "What is called generator here is encoder/, the full-size network"
+        said += f" that objective {name} trained, by its vocabulary head." if name else ", by its vocabulary head."
+        if name in READS_REPLACEMENTS:
+            said += (
+                " The small generator/ beside it is left out. Training showed the full-size network that generator's "
+                "samples and never [MASK], so masks are foreign to it."
+            )
+        if name == "all_tokens_mlm":
+            said += " Its copy gate has no place in an export: the head is scored without it."
+        notes.append(said)
+    if name == "electric" and DISCRIMINATOR in pair.sources:
+        notes.append(
+            "The discriminator's logit is the energy that objective electric learns, not the log odds of having been "
+            "replaced: what is called log P(original) falls as the energy rises, and is no probability."
+        )
+    if name == "electra_15" and DISCRIMINATOR in pair.sources:
+        notes.append(
+            "Objective electra_15 trained the discriminator's verdict at selected positions alone; here it is asked "
+            "about others too."
+        )
+    return notes
+
+
+def is_encoder(source: str | None) -> bool:
+    """Whether a source is the folder in which ``electra-ds convert`` puts a full-size masked language model."""
+    return source is not None and not source.startswith(HUB) and Path(source).name == ENCODER
 
 
 def _kind(folder: Path) -> str:
@@ -126,8 +187,10 @@ def load_pair(sources: dict[str, str]) -> Pair:
     """Load networks and tokenizer, on the CPU in float32.
 
     Raises:
-        DataError: weights or tokenizer missing, damaged, or not of one model.
+        DataError: weights or tokenizer missing, damaged, with code in them, or not of one model.
     """
+    for source in sources.values():
+        models.refuse_code(source)
     with quiet_libraries():
         networks = {name: _load(name, source) for name, source in sources.items()}
         tokenizer = load_tokenizer(next(iter(sources.values())))
@@ -138,7 +201,7 @@ def load_pair(sources: dict[str, str]) -> Pair:
         check_vocabulary(source, tokenizer, networks[name].config.vocab_size)
     if tokenizer.mask_token_id is None:
         raise DataError(f"model: the tokenizer of {next(iter(sources.values()))} has no mask token")
-    return Pair(networks, sources, tokenizer, _export(sources))
+    return Pair(networks, sources, tokenizer, read_export(sources))
 
 
 def _load(name: str, source: str) -> Any:
@@ -147,7 +210,9 @@ def _load(name: str, source: str) -> Any:
 
     kind = ElectraForPreTraining if name == DISCRIMINATOR else AutoModelForMaskedLM
     try:
-        network, report = kind.from_pretrained(source.removeprefix(HUB), dtype=torch.float32, output_loading_info=True)
+        network, report = kind.from_pretrained(
+            source.removeprefix(HUB), dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
     except Exception as error:  # transformers, safetensors and the hub's client each raise their own kinds
         raise DataError(f"{name}: the weights of {source} cannot be loaded ({first_line(error)})") from error
     if missing := sorted(report["missing_keys"]):
@@ -169,17 +234,32 @@ def load_tokenizer(source: str) -> Any:
     return tokenizer
 
 
-def _export(sources: dict[str, str]) -> dict[str, Any]:
-    """electra_ds.json beside the networks' folders, if there is one that can be read."""
-    for source in sources.values():
-        path = Path(source).parent / EXPORT_NAME
-        if not source.startswith(HUB) and path.is_file():
-            try:
-                value = json.loads(path.read_text("utf-8"))
-            except (OSError, ValueError) as error:
-                raise DataError(f"{path}: cannot be read ({error}); convert the checkpoint again") from error
-            return value if isinstance(value, dict) else {}
-    return {}
+def read_export(sources: dict[str, str]) -> dict[str, Any]:
+    """electra_ds.json beside the folder of the first network, the full-size one; empty where there is none.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    source = next(iter(sources.values()))
+    path = Path(source).parent / EXPORT_NAME
+    if source.startswith(HUB) or not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); convert the checkpoint again") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _state(export: dict[str, Any]) -> dict[str, Any]:
+    state = (export.get("source") or {}).get("state")
+    return state if isinstance(state, dict) else {}
+
+
+def objective_name(export: dict[str, Any]) -> str | None:
+    """Name of the objective that an export was trained by; None where it tells none."""
+    told = _state(export).get("objective")
+    return str(told.get("name", "electra")) if isinstance(told, dict) and told else None
 
 
 def random_pair(pair: Pair, seed: int) -> Pair:
@@ -196,7 +276,16 @@ def random_pair(pair: Pair, seed: int) -> Pair:
 
 def left_out(pair: Pair, without: dict[str, str]) -> list[str]:
     """One sentence for each network that is not there: `without` says by name what cannot be measured."""
-    return [f"No {name} was found: {what}." for name, what in without.items() if name not in pair.networks]
+    return [f"{_why_missing(pair, name)}: {what}." for name, what in without.items() if name not in pair.networks]
+
+
+def _why_missing(pair: Pair, name: str) -> str:
+    objective = pair.objective
+    if name == DISCRIMINATOR and objective in ("mlm", *READS_REPLACEMENTS):
+        return f"Objective {objective} trains no discriminator"
+    if name == GENERATOR and objective == "electric":
+        return "The generator of objective electric, two causal towers, has no place in an export"
+    return f"No {name} was found"
 
 
 def usable_positions(network: Any) -> int:

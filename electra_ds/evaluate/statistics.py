@@ -123,36 +123,50 @@ def score_names(labels: int) -> tuple[str, ...]:
     return ("accuracy", "f1_macro", "matthews", "f1") if labels == 2 else ("accuracy", "f1_macro", "matthews")
 
 
+Scores = dict[str, Callable[[np.ndarray], np.ndarray]]
+"""By name, from total sums [..., K] to a score [...]."""
+
+
+def scores_of(labels: int) -> Scores:
+    """`label_scores` one by one, from summed `confusions`."""
+    return {name: _score(name, labels) for name in score_names(labels)}
+
+
 def scored(cells: np.ndarray, labels: int, resampling: Resampling) -> dict[str, Measure]:
     """All `label_scores` of `confusions`, with their intervals."""
-    return resampling.of_sums(cells, {name: _score(name, labels) for name in score_names(labels)})
+    return resampling.of_sums(cells, scores_of(labels))
 
 
 def compared(one: np.ndarray, other: np.ndarray, labels: int, resampling: Resampling) -> dict[str, Measure]:
-    """Scores of `one` less those of `other`, `confusions` of the same texts in the same order.
+    """`paired` of `confusions` of the same texts in the same order."""
+    return paired(one, other, scores_of(labels), resampling)
+
+
+def paired(one: np.ndarray, other: np.ndarray, scores: Scores, resampling: Resampling) -> dict[str, Measure]:
+    """Scores of `one` less those of `other`, sums [U, K] of the same units in the same order.
 
     Both see the same resamples: a paired bootstrap.
     """
-    size = labels * labels
+    size = one.shape[1]
 
-    def difference(name: str) -> Callable[[np.ndarray], np.ndarray]:
-        score = _score(name, labels)
+    def difference(score: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
         return lambda totals: score(totals[..., :size]) - score(totals[..., size:])
 
-    return resampling.of_sums(np.concatenate([one, other], 1), {name: difference(name) for name in score_names(labels)})
+    both = np.concatenate([one, other], 1)
+    return resampling.of_sums(both, {name: difference(score) for name, score in scores.items()})
 
 
-def apart(one: np.ndarray, other: np.ndarray, labels: int, resampling: Resampling) -> dict[str, Measure]:
-    """Scores of `one` less those of `other`, `confusions` of different texts, resampled independently."""
-    # The same seed with the same number of texts would pair what is not paired.
+def apart(one: np.ndarray, other: np.ndarray, scores: Scores, resampling: Resampling) -> dict[str, Measure]:
+    """Scores of `one` less those of `other`, sums [U, K] of different units, resampled independently."""
+    # The same seed with the same number of units would pair what is not paired.
     second = Resampling(resampling.replicates, resampling.confidence, resampling.seed + 1)
     sides = ((one, resampling), (other, second))
-    totals = [_resampled(cells, scheme) for cells, scheme in sides]
+    totals = [_resampled(sums, scheme) for sums, scheme in sides]
     result = {}
-    for name in score_names(labels):
-        score = _score(name, labels)
-        value = score(one.sum(0)) - score(other.sum(0))
-        result[name] = resampling.measure(value, score(totals[0]) - score(totals[1]))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for name, score in scores.items():
+            value = score(one.sum(0)) - score(other.sum(0))
+            result[name] = resampling.measure(value, score(totals[0]) - score(totals[1]))
     return result
 
 

@@ -16,11 +16,12 @@ from electra_ds.evaluate.models import (
     DISCRIMINATOR,
     GENERATOR,
     Pair,
-    find_networks,
+    find_scorers,
     left_out,
     load_pair,
     random_pair,
     require_limit,
+    scorer_notes,
 )
 from electra_ds.evaluate.output import Output
 from electra_ds.evaluate.prompts import Filled, Template, encode
@@ -87,7 +88,7 @@ def main(arguments: list[str], program: str) -> int:
     config = parse(ZeroShotConfig, arguments, program)
     template = Template.parse(config.prompt)
     words = label_words(config.labels)
-    networks = find_networks(config.model, config.generator)
+    networks = find_scorers(config.model, config.generator)
     texts = read_texts(config.data, config, list(words), "--labels")
     if template.takes_pairs and texts.pairs is None:
         raise UserError(f"prompt: it has {{text_pair}}, but {config.data} has single texts; see --text_pair_column")
@@ -130,7 +131,7 @@ def evaluate(
     filled, truncated = encode(pair.tokenizer, template, texts.texts, texts.pairs, spoken, limit)
     nothing = [config.empty_prompt]
     empty, _ = encode(pair.tokenizer, template, nothing, nothing if template.takes_pairs else None, spoken, limit)
-    notes = left_out(
+    notes = scorer_notes(pair) + left_out(
         pair,
         {
             "generator": "neither its scores nor those of both networks together were computed",

@@ -79,6 +79,7 @@ def finetune(config: FinetuneConfig, task: Task, splits: dict[str, Split]) -> di
     folder = Path(config.output)
     with models.quiet_libraries():
         models.check_precision(config.precision)
+        models.refuse_code(config.model)  # now, not after the texts were tokenized
         tokenizer = models.load_tokenizer(config.model)
         model_config = models.load_config(config.model, config.dropout, task.head_config())
         models.check_fit(config.model, model_config, tokenizer, config.max_length)

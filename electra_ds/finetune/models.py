@@ -27,7 +27,7 @@ def check_model_folder(model: str) -> None:
     """Refuse what is plainly no model, before anything slow is imported.
 
     Raises:
-        DataError: no such folder, or without a readable config.json.
+        DataError: no such folder, without a readable config.json, or with a model's own code.
     """
     if model.startswith(HUB):
         return
@@ -44,6 +44,60 @@ def check_model_folder(model: str) -> None:
         raise DataError(f"model: {folder / 'config.json'} cannot be read ({error})") from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise DataError(f"model: {folder / 'config.json'} names no model_type, so it is no Hugging Face model")
+    _refuse_named_code(folder)
+
+
+def refuse_code(model: str) -> None:
+    """Refuse a model whose files would run code of their own; call it before transformers reads weights.
+
+    Two things can: code that a config names by ``auto_map``, and a pickle in place of tensors. Pickled files are looked
+    at only where there are no safetensors, which transformers prefers. Of the hub's models nothing is known before
+    transformers fetches them: there its own refusals serve (``trust_remote_code=False``, weights-only loading), and
+    `load_config` looks for ``auto_map``.
+
+    Args:
+        model: folder, or ``hf:NAME``.
+
+    Raises:
+        DataError: the file, and what it would run.
+    """
+    if model.startswith(HUB):
+        return
+    folder = Path(model)
+    _refuse_named_code(folder)
+    if any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
+        return
+    from electra_ds.checkpoint import load_tensors
+
+    for path in sorted({*folder.glob("pytorch_model*.bin"), *_indexed(folder)}):
+        load_tensors(path)
+
+
+def _indexed(folder: Path) -> list[Path]:
+    """Files that the index of pickled weights names; none where it is missing or broken, which loading then tells."""
+    try:
+        names = json.loads((folder / "pytorch_model.bin.index.json").read_text("utf-8"))["weight_map"].values()
+        return [folder / name for name in set(names) if (folder / name).is_file()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
+def _refuse_named_code(folder: Path) -> None:
+    for name in ("config.json", "tokenizer_config.json"):
+        try:
+            named = json.loads((folder / name).read_text("utf-8")).get("auto_map")
+        except (OSError, ValueError, AttributeError):
+            continue  # missing or broken: whoever needs it says so
+        if named:
+            raise _own_code(str(folder / name), named)
+
+
+def _own_code(source: str, named: Any) -> DataError:
+    classes = ", ".join(sorted(map(str, named.values()))) if isinstance(named, dict) else str(named)
+    return DataError(
+        f"model: {source} names code of the model's own (auto_map: {classes:.200}), which is never run here; choose a "
+        "model of a kind that transformers itself has, or take auto_map out of the file if its model_type is one"
+    )
 
 
 def load_tokenizer(model: str) -> Any:
@@ -55,7 +109,7 @@ def load_tokenizer(model: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model.removeprefix(HUB))
+        tokenizer = AutoTokenizer.from_pretrained(model.removeprefix(HUB), trust_remote_code=False)
     except Exception as error:  # which kind depends on the tokenizer's files
         raise DataError(f"model: no tokenizer could be loaded from {model} ({first_line(error)})") from error
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):  # what transformers makes up where there is none
@@ -80,13 +134,19 @@ def require_offsets(tokenizer: Any, model: str) -> None:
 
 
 def load_config(model: str, dropout: float, head: dict[str, Any]) -> Any:
-    """Load a model's config with our dropout and the task's head in it."""
+    """Load a model's config with our dropout and the task's head in it.
+
+    Raises:
+        DataError: none, of a kind that transformers does not have, or with code of its own.
+    """
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(model.removeprefix(HUB))
+        config = AutoConfig.from_pretrained(model.removeprefix(HUB), trust_remote_code=False)
     except Exception as error:
         raise DataError(f"model: {model} has no config that transformers knows ({first_line(error)})") from error
+    if named := getattr(config, "auto_map", None):  # of a model of the hub; a folder was refused before
+        raise _own_code(f"the config of {model}", named)
     for name in dropout_settings(config):
         setattr(config, name, dropout)
     config.num_labels = head["num_labels"]  # first: it resets the names of labels
@@ -175,7 +235,7 @@ def build_model(auto_model: str, model: str, config: Any, from_scratch: bool) ->
         from_scratch: random weights; else the encoder's weights, only the head being random.
 
     Raises:
-        DataError: weights missing, cut short, of another shape, or without the whole encoder.
+        DataError: weights missing, cut short, of another shape, without the whole encoder, or with code in them.
     """
     import torch
     import transformers
@@ -184,7 +244,7 @@ def build_model(auto_model: str, model: str, config: Any, from_scratch: bool) ->
     if module in ("", "transformers"):
         factory = getattr(transformers, name)
         if from_scratch:
-            return factory.from_config(config, dtype=torch.float32)
+            return factory.from_config(config, dtype=torch.float32, trust_remote_code=False)
     else:
         from electra_ds.finetune import heads
 
@@ -193,12 +253,14 @@ def build_model(auto_model: str, model: str, config: Any, from_scratch: bool) ->
         factory = getattr(heads, name)
         if from_scratch:
             return factory(config).float()
+    refuse_code(model)
     try:
         network, loading = factory.from_pretrained(
             model.removeprefix(HUB),
             config=config,
             dtype=torch.float32,
             output_loading_info=True,
+            trust_remote_code=False,
             ignore_mismatched_sizes=True,  # the head of another task; a mismatch inside the encoder is refused below
         )
     except Exception as error:

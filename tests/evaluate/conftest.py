@@ -21,46 +21,72 @@ def special_ids(shards: Path) -> dict[str, int]:
     return {"pad": info.pad_id, "unk": info.unk_id, "cls": info.cls_id, "sep": info.sep_id, "mask": info.mask_id}
 
 
-@pytest.fixture(scope="session")
-def electra(tiny_shards):
-    """The project's own module, random weights that say something."""
+def make_module(shards: Path, objective):
+    """The project's own module of an objective, random weights that say something."""
     import torch
 
     from electra_ds.data.format import read_manifest
-    from electra_ds.model.config import ModelConfig, ObjectiveConfig
-    from electra_ds.model.electra import Electra
+    from electra_ds.model.config import ModelConfig
     from electra_ds.model.masking import SpecialIds
+    from electra_ds.model.objectives import build
 
     torch.manual_seed(3)
-    config = ModelConfig(**SIZE, vocab_size=read_manifest(tiny_shards).tokenizer.vocab_size)
-    objective = ObjectiveConfig(mask_fraction=0.2, temperature=1.5)
-    return Electra(config, objective, SpecialIds(**special_ids(tiny_shards))).eval()
+    config = ModelConfig(**SIZE, vocab_size=read_manifest(shards).tokenizer.vocab_size)
+    return build(config, objective, SpecialIds(**special_ids(shards))).eval()
 
 
-@pytest.fixture(scope="session")
-def hf(electra, tiny_shards, tmp_path_factory) -> Path:
-    """The same weights as `convert` writes them; their last run had the objective of `electra`."""
+def write_model(folder: Path, module, shards: Path) -> Path:
+    """Its weights as `convert` writes them; the last run had its objective."""
     from electra_ds.command_line import plain
     from electra_ds.data.format import read_manifest
     from electra_ds.export.huggingface import add_tokenizer, write_export, write_network
     from electra_ds.export.networks import trained_by
     from electra_ds.export.weights import TensorWeights
 
-    folder = tmp_path_factory.mktemp("evaluate") / "hf"
     folder.mkdir()
     state = {
-        "objective": plain(electra.objective),
-        "tokenizer_fingerprint": read_manifest(tiny_shards).tokenizer.fingerprint,
+        "objective": plain(module.objective),
+        "tokenizer_fingerprint": read_manifest(shards).tokenizer.fingerprint,
     }
-    weights, special = TensorWeights(dict(electra.named_parameters())), special_ids(tiny_shards)
+    weights, special = TensorWeights(dict(module.named_parameters())), special_ids(shards)
     networks = trained_by(state["objective"]).networks
     for network in networks:
         place = folder / network.name
-        write_network(place, network, weights, electra.config, special, 10**9)
-        add_tokenizer(place, tiny_shards / "tokenizer")
+        write_network(place, network, weights, module.config, special, 10**9)
+        add_tokenizer(place, shards / "tokenizer")
         (place / "README.md").write_text(f"# {network.name}\n\nWhat it is.\n\n## Limits\n\nSome.\n", "utf-8")
-    write_export(folder, networks, electra.config, special, {"state": state})
+    write_export(folder, networks, module.config, special, {"state": state})
     return folder
+
+
+@pytest.fixture(scope="session")
+def electra(tiny_shards):
+    """ELECTRA's own objective, not at its defaults."""
+    from electra_ds.model.config import ObjectiveConfig
+
+    return make_module(tiny_shards, ObjectiveConfig(mask_fraction=0.2, temperature=1.5))
+
+
+@pytest.fixture(scope="session")
+def hf(electra, tiny_shards, tmp_path_factory) -> Path:
+    """The same weights as `convert` writes them."""
+    return write_model(tmp_path_factory.mktemp("evaluate") / "hf", electra, tiny_shards)
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_shards, tmp_path_factory):
+    """Module and folder of an objective by its name, made once."""
+    from electra_ds.model.config import ObjectiveConfig
+
+    made = {}
+
+    def get(name: str):
+        if name not in made:
+            module = make_module(tiny_shards, ObjectiveConfig(name=name))
+            made[name] = module, write_model(tmp_path_factory.mktemp(name) / "hf", module, tiny_shards)
+        return made[name]
+
+    return get
 
 
 @pytest.fixture(scope="session")

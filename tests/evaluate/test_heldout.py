@@ -216,19 +216,6 @@ def test_a_generator_alone_is_scored_alone(hf, tiny_shards, tmp_path):
     assert "only the generator was scored" in found["notes"][0]
 
 
-def test_the_only_network_of_masked_language_modelling_is_scored_as_what_fills_masks_in(hf, tiny_shards, tmp_path):
-    """Converted runs of objective mlm hold one masked language model in encoder/."""
-    alone = tmp_path / "hf"
-    alone.mkdir()
-    shutil.copytree(hf / "generator", alone / "encoder")
-    shutil.copyfile(hf / "electra_ds.json", alone / "electra_ds.json")
-    common = [f"--shards={tiny_shards}", "--sequence_length=64", "--rows=4", "--bootstrap=20"]
-    assert main(["evaluate", "heldout", f"--model={alone}", *common, f"--output={tmp_path / 'mlm'}"]) == 0
-    assert main(["evaluate", "heldout", f"--model={hf / 'generator'}", *common, f"--output={tmp_path / 'same'}"]) == 0
-    found, same = (results(tmp_path / name) for name in ("mlm", "same"))
-    assert found["generator"] == same["generator"] and "discriminator" not in found
-
-
 def test_shards_of_another_tokenizer_are_refused(hf, tiny_shards, tmp_path, capsys):
     model = copied(hf, tmp_path / "other", "discriminator", "generator")
     for name in ("discriminator", "generator"):

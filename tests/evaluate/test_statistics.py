@@ -6,7 +6,16 @@ from scipy import stats
 from sklearn import metrics
 
 from electra_ds.evaluate.detection import BINS, Judged, Ranking, detect, reliability
-from electra_ds.evaluate.statistics import Resampling, apart, compared, confusions, label_scores, scored, wilson
+from electra_ds.evaluate.statistics import (
+    Resampling,
+    apart,
+    compared,
+    confusions,
+    label_scores,
+    scored,
+    scores_of,
+    wilson,
+)
 
 
 @pytest.fixture
@@ -61,7 +70,7 @@ def test_a_paired_comparison_sees_the_same_texts_on_both_sides(chance):
     cells = confusions(truth, predicted, 2)
     scheme = Resampling(100, 0.95, seed=0)
     assert compared(cells, cells, 2, scheme)["accuracy"] == {"value": 0, "low": 0, "high": 0}
-    independent = apart(cells, cells, 2, scheme)["accuracy"]
+    independent = apart(cells, cells, scores_of(2), scheme)["accuracy"]
     assert independent["value"] == 0 and independent["low"] < 0 < independent["high"]
 
 

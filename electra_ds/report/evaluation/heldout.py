@@ -1,4 +1,4 @@
-"""Held-out quality of both networks."""
+"""Held-out quality of a model's networks."""
 
 from __future__ import annotations
 
@@ -31,31 +31,37 @@ _FILLING = (
     ("sample is the original", "sample_accuracy", True),
 )  # fmt: skip
 
-_SELECTION = ("mask_fraction", "mask_token_probability", "masking", "disallow_correct")
-"""Fields of the objective that say which tokens are replaced; the others say how a run weighs its losses."""
+_SELECTION = ("mask_fraction", "masking", "disallow_correct")
+"""Fields of the objective that, with its name and `_fates`, say which tokens are replaced and scored."""
 _OWN_GENERATOR = (
-    "Each discriminator is scored on what the generator beside it replaced: a better generator makes its task harder."
+    "Each full-size network is scored on what the generator beside it replaced: a better generator makes its task "
+    "harder."
 )
 _NO_GENERATOR = (
     "The replaced tokens are the same for all, and no generator's: that is not the task of training, and not to be "
     "compared with scores on what a generator replaced."
 )
+_MASKS_ALONE = "The masked text is the same for all."
+_FILLERS = ("generator", "encoder")
+"""Networks that say which token stands at a selected position."""
 
 
 def headlines(results: dict[str, Any]) -> list[Headline]:
-    """AUC, average precision, calibration error; perplexity and accuracy."""
+    """AUC, average precision, calibration error where there is one; perplexity and accuracy."""
     made = []
     if found := results.get("discriminator"):
         made += [
             Headline("AUC, replaced tokens", found["auc"], percent=False, digits=4),
             Headline("average precision", found["average_precision"], percent=False, digits=4),
-            Headline("calibration error", found["calibration_error"], digits=2),
         ]
-    if found := results.get("generator"):
-        made += [
-            Headline("generator perplexity", found["perplexity"], percent=False, digits=2),
-            Headline("generator accuracy", found["accuracy"]),
-        ]
+        if "calibration_error" in found:
+            made.append(Headline("calibration error", found["calibration_error"], digits=2))
+    for name in _FILLERS:
+        if found := results.get(name):
+            made += [
+                Headline(f"{name} perplexity", found["perplexity"], percent=False, digits=2),
+                Headline(f"{name} accuracy", found["accuracy"]),
+            ]
     return made
 
 
@@ -71,44 +77,59 @@ def ground(results: dict[str, Any]) -> Ground:
         results["settings"]["pairs"],
         corruption["replacements"],
         corruption["noise_seed"],
+        objective.get("name", "electra"),
+        *_fates(corruption),
         *(objective[name] for name in shaping),
     )
-    return Ground(title, key, f"{_corrupted(results)} {_OWN_GENERATOR if sampled else _NO_GENERATOR}")
+    said = {"generator": _OWN_GENERATOR, "none": _MASKS_ALONE}.get(corruption["replacements"], _NO_GENERATOR)
+    return Ground(title, key, f"{_corrupted(results)} {said}")
 
 
 def _corrupted(results: dict[str, Any]) -> str:
     """What is the same for all that stand on this ground."""
     data, corruption, objective = results["data"], results["corruption"], results["corruption"]["objective"]
+    masked, random = _fates(corruption)
+    made = f"{100 * masked:g} % of these masked"
+    made += f", {100 * random:g} % made a random token" if random else ""
     by = f"draws from {corruption['replacements']}"
     if corruption["replacements"] == "generator":
         by = f"samples at temperature {objective['temperature']:g}"
     never = ", never by the original token" if objective["disallow_correct"] else ""
+    replaced = "" if corruption["replacements"] == "none" else f"; replaced by {by}{never}"
     pairs = "pairs of segments" if results["settings"]["pairs"] else "single segments"
     return (
-        f"{plural(data['rows'], 'row')} of {data['sequence_length']} tokens, {pairs}; "
-        f"{100 * objective['mask_fraction']:g} % of the tokens selected (masking: {objective['masking']}), "
-        f"{100 * objective['mask_token_probability']:g} % of these masked; replaced by {by}{never}; "
-        f"seed {corruption['noise_seed']}."
+        f"Objective {objective.get('name', 'electra')}; {plural(data['rows'], 'row')} of {data['sequence_length']} "
+        f"tokens, {pairs}; {100 * objective['mask_fraction']:g} % of the tokens selected (masking: "
+        f"{objective['masking']}), {made}{replaced}; seed {corruption['noise_seed']}."
     )
 
 
+def _fates(corruption: dict[str, Any]) -> tuple[float, float]:
+    """Shares of the selected tokens that became [MASK] and a random token; older results had no random ones."""
+    masked, random = corruption.get("fates", (corruption["objective"]["mask_token_probability"], 0.0))
+    return masked, random
+
+
 def show(results: dict[str, Any], prefix: str) -> Shown:
-    """The page on both networks."""
+    """The page on all networks that were scored."""
     data = results["data"]
     tables, figures = [], []
     if found := results.get("discriminator"):
         tables += [_whole("Discriminator", found, _DETECTION), *_classes("Discriminator", found, "tokens", _BY_TOKEN)]
         figures += _detection_figures(found, prefix)
-    if found := results.get("generator"):
-        tables += [_whole("Generator", found, _FILLING), *_classes("Generator", found, "selected", _BY_SELECTED)]
-        figures += _filling_figures(found, prefix)
+    for name in _FILLERS:
+        if found := results.get(name):
+            title = name.capitalize()
+            tables += [_whole(title, found, _FILLING), *_classes(title, found, "selected", _BY_SELECTED)]
+            figures += _filling_figures(title, found, prefix if name == "generator" else f"{prefix}-{name}")
     replacements = results["corruption"]["replacements"]
+    by = "the generator" if replacements == "generator" else replacements
+    corrupted = "masked, nothing replaced" if replacements == "none" else f"replaced by {by}"
     return Shown(
         title="Held-out text",
         subtitle=f"{results['model']} on split '{data['split']}' of {data['shards']}: {plural(data['rows'], 'row')} of "
-        f"{data['rows_of_split']:,}, {data['sequence_length']} tokens each, {data['tokens']:,} of them real; replaced "
-        f"by {'the generator' if replacements == 'generator' else replacements}; {coverage(results)} confidence "
-        "intervals",
+        f"{data['rows_of_split']:,}, {data['sequence_length']} tokens each, {data['tokens']:,} of them real; "
+        f"{corrupted}; {coverage(results)} confidence intervals",
         sentences=_sentences(results),
         tables=tables,
         figures=figures,
@@ -124,22 +145,27 @@ def _sentences(results: dict[str, Any]) -> list[str]:
         if found.get("frequency_auc") is not None:
             text += f"; knowing only how rare a token is gives {found['frequency_auc']:.3f}"
         said.append(text + ".")
+    if found and "precision" in found:
         said.append(
             f"At a logit above 0 it flags {percent(found['recall'])} of the replaced tokens, and "
             f"{percent(found['precision'])} of what it flags was replaced; "
-            f"{100 * found['replaced_rate']['value']:.1f} % of all tokens are."
+            f"{100 * found['replaced_rate']['value']:.1f} % of all {found['tokens']:,} tokens that are judged are."
         )
-    if found := results.get("generator"):
-        said.append(
-            f"The generator's perplexity at selected positions is {plain(found['perplexity'], 2)}, or "
-            f"{found['bits_per_token']['value']:.2f} bits a token; it is right at {percent(found['accuracy'])} of them."
-        )
+    for name in _FILLERS:
+        if found := results.get(name):
+            said.append(
+                f"The {name}'s perplexity at selected positions is {plain(found['perplexity'], 2)}, or "
+                f"{found['bits_per_token']['value']:.2f} bits a token; it is right at {percent(found['accuracy'])} of "
+                "them."
+            )
     return said
 
 
 def _whole(title: str, found: dict[str, Any], rows: Sequence[tuple[str, str, bool]]) -> Table:
     cells = [
-        [name, percent(found[key], 2) if shares else plain(found[key], _digits(key, 4))] for name, key, shares in rows
+        [name, percent(found[key], 2) if shares else plain(found[key], _digits(key, 4))]
+        for name, key, shares in rows
+        if key in found
     ]
     return Table(title, ("", "estimate"), cells)
 
@@ -155,6 +181,7 @@ def _digits(key: str, others: int) -> int:
 
 def _classes(title: str, found: dict[str, Any], count: str, columns: Sequence[tuple[str, str, bool]]) -> list[Table]:
     tables = []
+    columns = [column for column in columns if column[1] in found]
     for key, name in (("by_frequency", "token frequency"), ("by_position", "position in the segment")):
         rows = [
             [
@@ -172,11 +199,13 @@ def _classes(title: str, found: dict[str, Any], count: str, columns: Sequence[tu
 def _detection_figures(found: dict[str, Any], prefix: str) -> list[Figure]:
     bins = [
         (one["predicted"], Interval("", one["observed"]["value"], one["observed"]["low"], one["observed"]["high"]))
-        for one in found["reliability"]
+        for one in found.get("reliability", ())
         if one["tokens"]
     ]
     name = f"{prefix}-reliability"
-    figures = [Figure(name, "Calibration", "each dot is a bin of P(replaced)", reliability(name, bins))]
+    figures = []
+    if bins:
+        figures.append(Figure(name, "Calibration", "each dot is a bin of P(replaced)", reliability(name, bins)))
     for key, title, short in _CUTS:
         rows = [row for one in found[key] for row in interval(one["class"], one["auc"])]
         if rows:
@@ -193,15 +222,15 @@ def _detection_figures(found: dict[str, Any], prefix: str) -> list[Figure]:
     return figures
 
 
-def _filling_figures(found: dict[str, Any], prefix: str) -> list[Figure]:
+def _filling_figures(title: str, found: dict[str, Any], prefix: str) -> list[Figure]:
     figures = []
-    for key, title, short in _CUTS:
+    for key, cut, short in _CUTS:
         name = f"{prefix}-bits-{short}"
         rows = [row for one in found[key] for row in interval(one["class"], one["bits_per_token"], "c2")]
         drawn = intervals(name, rows, "bits a token", reference=found["bits_per_token"]["value"])
         if rows:
             figures.append(
-                Figure(name, f"Generator by {title}", f"dashed: over all selected positions{_UNITS[key]}", drawn)
+                Figure(name, f"{title} by {cut}", f"dashed: over all selected positions{_UNITS[key]}", drawn)
             )
     return figures
 
