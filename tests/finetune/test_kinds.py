@@ -24,7 +24,8 @@ def finetune(model, output, **options):
     assert main(["finetune", *words]) == 0
     found = json.loads((output / "results.json").read_text("utf-8"))
     page = finetuning.build(found)
-    assert page.table[0].seeds == given["seeds"] and "<svg" in page.svg, "the report shows every kind"
+    assert page.parts[0].table[0].seeds == given["seeds"] and "<svg" in page.parts[0].svg, "the report shows every kind"
+    assert {part.split for part in page.parts if part.table} == set(found["runs"][0]["scores"]), "and every split"
     return found
 
 
