@@ -66,6 +66,24 @@ def test_curves_of_all_runs_are_in_each_drawing(runs, tmp_path):
     assert "ELECTRA runs: small, wide" in page.text
 
 
+def test_an_objective_with_a_vocabulary_head_has_its_curves_beside_electras(runs, tmp_path):
+    lines = [json.loads(line) for line in (runs[1] / "metrics.jsonl").read_text("utf-8").splitlines()[:-1]]
+    for line in lines:
+        if line["kind"] != "event":
+            kept = {name: value for name, value in line.items() if not name.startswith(("discriminator", "generator"))}
+            line |= {"vocabulary_loss": 9 - line["step"] / 50, "vocabulary_accuracy": line["step"] / 300}
+            for name in line.keys() - kept.keys() - {"vocabulary_loss", "vocabulary_accuracy"}:
+                del line[name]
+    (runs[1] / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    page, html = report(tmp_path, *runs)
+    for name in ("vocabulary-loss", "vocabulary-accuracy"):
+        for over in ("", "-over-elapsed-seconds", "-over-tokens-consumed"):
+            drawn = drawing(html, f"all-{name}{over}")
+            assert ">wide<" not in drawn and "var(--c2)" in drawn, "one curve needs no legend"
+            assert (" %<" in drawn) == (name == "vocabulary-accuracy")
+    assert "var(--c1)" in drawing(html, "all-generator-loss") and "Restoring tokens" in page.text
+
+
 def test_facts_and_differences_stand_side_by_side(runs, tmp_path):
     text = report(tmp_path, *runs)[0].text
     assert "updates 200 (of 200 planned) 150 (of 150 planned)" in text

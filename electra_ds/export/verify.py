@@ -79,7 +79,8 @@ def verify_network(
 
     First each tensor in the files, one at a time, with the checkpoint's. Then the logits of stock transformers with
     those of this project's own module, on random text in pairs: what the first comparison cannot see is a mistake in
-    the mapping of names that both sides share. Both modules of one network are in memory at a time, not those of all.
+    the mapping of names that both sides share. For the logits a whole network is in memory, in the one module and then
+    in the other, however small the files are.
 
     Args:
         folder: of the network.

@@ -235,7 +235,9 @@ def _run_all(
                 say(f"{title}: kept from the interrupted run")
                 continue
             place = output.seed_folder(folder, seed, extra)
-            outcome = run_seed(task, config, model_config, tokenizer, encoded, seed, from_scratch, place, advance)
+            outcome = run_seed(
+                task, config, model_config, tokenizer, encoded, seed, from_scratch, place, known, advance
+            )
             run = _record(outcome, from_scratch, seed, str(place.relative_to(folder)))
             runs.append(run)
             is_best = not extra and (best is None or _better(run, best, task))
@@ -246,9 +248,11 @@ def _run_all(
                     output.finish_seed(place, run, known)
                     if is_best:
                         output.save_model(folder, outcome.network.cpu(), tokenizer, run, task.metric)
+                    output.clear_checkpoints(place)  # last: a seed whose model is missing goes on from them
             score = run["scores"]["validation"][task.metric]
             early = "" if outcome.best_update is None else f", best after update {outcome.best_update:,}"
-            say(f"{title}: {task.metric} {score:.4f}{early} ({outcome.seconds:.1f} s)"
+            resumed = f", went on after update {outcome.resumed_after:,}" if outcome.resumed_after else ""
+            say(f"{title}: {task.metric} {score:.4f}{early}{resumed} ({outcome.seconds:.1f} s)"
                 f"{results.undefined_note(run['undefined'])}")  # fmt: skip
     assert best is not None
     chosen = {"model": output.MODEL, "loads_by": task.loads_by, "chosen_by": f"validation {task.metric}"}

@@ -151,6 +151,9 @@ class FinetuneConfig:
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     """Arithmetic of the forward and backward pass; fp16 needs a GPU."""
 
+    save_steps: int | None = None
+    """Save a checkpoint after every so many updates, from which the same command goes on within a seed that was killed;
+    it takes three times the model's room, twice (default: none, and such a seed begins again)."""
     threads: int | None = None
     """CPU threads; 1 is fastest for networks of a few layers on shared cores (default: torch's choice)."""
 
@@ -188,6 +191,7 @@ class FinetuneConfig:
             f"a divisor of batch_size {self.batch_size}",
         )
         self._require("threads", self.threads is None or self.threads >= 1, "at least 1")
+        self._require("save_steps", self.save_steps is None or self.save_steps >= 1, "at least 1")
         self._require("epochs", self.epochs is None or 0 < self.epochs <= 10_000, "above 0, at most 10000")
         self._require("evaluations_per_epoch", 0 <= self.evaluations_per_epoch <= 1000, "0 to 1000")
         self._require("patience", self.patience is None or self.patience >= 1, "at least 1")

@@ -23,6 +23,8 @@ MODEL = "model"
 BEST = "best.json"
 """Which run ``model/`` is of, while a run goes on."""
 FROM_SCRATCH = "from-scratch"
+CHECKPOINTS = "checkpoints"
+"""Inside a seed's folder, until it is finished."""
 RUN = "run.json"
 """Written last into a seed's folder; it marks the seed as finished."""
 SUBMISSION = "submission"
@@ -34,6 +36,7 @@ FREE = (
     "baseline",
     "threads",
     "micro_batch_size",
+    "save_steps",
     "suite",
     "tasks",
 )
@@ -117,7 +120,11 @@ def check_same(folder: Path, results: dict[str, Any], settings: dict[str, Any], 
     cure = "choose another --output, or delete that folder to run it again"
     there = results["settings"]
     for name, value in settings.items():
-        if name not in ("output", "threads", "micro_batch_size") and name in there and there[name] != value:
+        if (
+            name not in ("output", "threads", "micro_batch_size", "save_steps")
+            and name in there
+            and there[name] != value
+        ):
             raise UserError(
                 f"output: {folder} holds results of another {name} ({there[name]!r}, now {value!r}); {cure}"
             )
@@ -135,7 +142,7 @@ def check_same(folder: Path, results: dict[str, Any], settings: dict[str, Any], 
 def take_over(
     folder: Path, known: dict[str, str], settings: dict[str, Any], planned: Collection[tuple[bool, int]]
 ) -> dict[tuple[bool, int], dict[str, Any]]:
-    """Keep what an interrupted run has finished, and delete the rest of it.
+    """Keep what an interrupted run has finished, and the checkpoints of planned seeds; delete the rest of it.
 
     Args:
         folder: from `prepare`.
@@ -176,17 +183,37 @@ def take_over(
             del kept[key]
     for name in os.listdir(folder):
         path = folder / name
-        if _is_seed(name) and (False, int(name.removeprefix("seed-"))) in kept:
+        if _is_seed(name):
+            _reduce(path, False, kept, planned)
             continue
-        if name == FROM_SCRATCH and any(extra for extra, _ in kept):
+        if name == FROM_SCRATCH:
             for inner in path.iterdir():
-                if (True, int(inner.name.removeprefix("seed-"))) not in kept:
-                    shutil.rmtree(inner)
+                if _is_seed(inner.name):
+                    _reduce(inner, True, kept, planned)
+            if not any(path.iterdir()):
+                path.rmdir()
             continue
         if best is not None and name in (MODEL, BEST):
             continue
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     return kept
+
+
+def _reduce(
+    place: Path, extra: bool, kept: Collection[tuple[bool, int]], planned: Collection[tuple[bool, int]]
+) -> None:
+    """Take the checkpoints out of a finished seed's folder, and all else out of one that goes on."""
+    run = extra, int(place.name.removeprefix("seed-"))
+    for path in place.iterdir() if run in kept or run in planned else ():
+        if (path.name == CHECKPOINTS) == (run in kept):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if run not in planned or not any(place.iterdir()):
+        shutil.rmtree(place)
+
+
+def clear_checkpoints(place: Path) -> None:
+    """Remove the checkpoints of a seed that is finished."""
+    shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
 
 
 def _read_best(folder: Path) -> dict[str, Any] | None:

@@ -6,6 +6,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+CORRELATIONS = ("matthews", "pearson", "spearman")
+"""Scores that every table shows as the numbers they are; the others are shares, shown in percent."""
+
 
 def summarize(scores: Sequence[float]) -> dict[str, float | None]:
     """Median, smallest, largest, sample standard deviation (None for one score) and best of `scores`."""

@@ -113,7 +113,15 @@ def _from_json(source: str) -> Iterator[Question]:
 
 
 def _answers(source: str, place: str, entry: dict[str, Any]) -> tuple[tuple[str, int], ...] | None:
-    if entry.get("is_impossible") is True:
+    impossible = entry.get("is_impossible")
+    if impossible is not None and not isinstance(impossible, bool):
+        raise DataError(f"{source}, {place}: is_impossible is {_short(impossible)}, expected true or false")
+    if impossible:
+        if entry.get("answers"):
+            raise DataError(
+                f"{source}, {place}: is_impossible is true, but answers has {_short(entry['answers'])}; make it false, "
+                "or the list empty, as SQuAD 2.0 does: what only looks like an answer stands there in plausible_answers"
+            )
         return ()
     if "answers" not in entry:
         return None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from electra_ds.files import atomic_write, write_json
 from electra_ds.finetune.presets import GLUE_AVERAGE, PRESETS
+from electra_ds.finetune.results import CORRELATIONS
 
 if TYPE_CHECKING:
     from electra_ds.finetune.config import FinetuneConfig
@@ -124,7 +125,10 @@ def markdown(table: dict[str, Any], columns: list[tuple[str, str]], tasks: list[
     for split in splits:
         rows = [_row(task, split, columns, done) for task in tasks]
         if any(row is not None for row in rows):
-            lines += [f"Scores on {split} in points: median over the seeds (smallest to largest).", ""]
+            lines += [
+                f"Scores on {split}, in percent, correlations as numbers: median over the seeds (smallest to largest).",
+                "",
+            ]
             lines += ["| " + " | ".join(["task", "metric", "rows", "majority", *map(_title, columns)]) + " |"]
             lines += ["|---|---|" + "--:|" * (2 + len(columns))]
             lines += [row for row in rows if row is not None]
@@ -134,7 +138,10 @@ def markdown(table: dict[str, Any], columns: list[tuple[str, str]], tasks: list[
         lines.append(f"Seeds per task: {', '.join(map(str, seeds))}.")
     for title, average in table["glue_average"].items():
         if average["average"] is not None:
-            lines.append(f"GLUE average of {title} (8 tasks without WNLI): {100 * average['average']:.1f}.")
+            lines.append(
+                f"GLUE average of {title} (8 tasks without WNLI, correlations times 100): "
+                f"{100 * average['average']:.1f}."
+            )
         elif len(average["missing"]) < len(GLUE_AVERAGE):
             lines.append(f"GLUE average of {title}: none, without {', '.join(average['missing'])}.")
     set_aside = sorted({t for (_, t), results in done.items() if results["data"]["validation"].get("held_out")})
@@ -163,15 +170,22 @@ def _row(task: str, split: str, columns: list[tuple[str, str]], done: Done) -> s
     cells = [PRESETS[task].title, results["metric"].replace("_", " "), f"{results['data'][split]['rows']:,}"]
     baseline: dict[str, Any] = next(iter(results["baselines"].values()), {})
     floor = baseline.get(split, {}).get(results["metric"])
-    cells.append("–" if floor is None else f"{100 * floor:.1f}")
+    cells.append("–" if floor is None else _shown(floor, results["metric"]))
     for model, initialization in columns:
         scores = scores_of(done[model, task], initialization, split) if (model, task) in done else []
         if scores:
-            spread = f" ({100 * min(scores):.1f} to {100 * max(scores):.1f})" if len(scores) > 1 else ""
-            cells.append(f"{100 * statistics.median(scores):.1f}{spread}")
+            low, middle, high = (
+                _shown(value, results["metric"]) for value in (min(scores), statistics.median(scores), max(scores))
+            )
+            cells.append(f"{middle} ({low} to {high})" if len(scores) > 1 else middle)
         else:
             cells.append("–")
     return "| " + " | ".join(cells) + " |"
+
+
+def _shown(score: float, metric: str) -> str:
+    """A score in percent; a correlation as it is."""
+    return f"{score:.3f}" if metric in CORRELATIONS else f"{100 * score:.1f}"
 
 
 def plot(path: Path, columns: list[tuple[str, str]], tasks: list[str], done: Done) -> None:
@@ -201,7 +215,7 @@ def plot(path: Path, columns: list[tuple[str, str]], tasks: list[str], done: Don
             axes.plot([], [], "o", color=colour, label=_title(column))
         axes.set_yticks(range(len(shown)), [_tick(task, columns, done) for task in shown])
         axes.set_ylim(len(shown) - 0.5, -0.5)
-        axes.set_xlabel("validation score in points: each seed, and the median")
+        axes.set_xlabel("validation score in percent (correlations times 100): each seed, and the median")
         axes.grid(axis="x", alpha=0.3)
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
         with atomic_write(path, "w") as file:

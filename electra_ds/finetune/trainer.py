@@ -22,10 +22,22 @@ class GlobalBatches(Sampler[list[int]]):
     one text marked as filler (as a negative number), for the processes must step together.
     """
 
-    def __init__(self, examples: int, batch_size: int, micro_batch_size: int, seed: int, rank: int = 0, world: int = 1):
+    def __init__(
+        self,
+        examples: int,
+        batch_size: int,
+        micro_batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        skip_epochs: int = 0,
+    ):
+        """Take the sizes (texts, per update, per forward pass of a process), and how many epochs were made before."""
         self.examples, self.batch_size, self.micro = examples, batch_size, micro_batch_size
         self.rank, self.world = rank, world
         self.generator = torch.Generator().manual_seed(seed)
+        for _ in range(skip_epochs):
+            torch.randperm(examples, generator=self.generator)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield one epoch; each call is the next epoch."""
@@ -65,6 +77,8 @@ class ExactTrainer(Trainer):
     def __init__(self, *arguments: Any, batches: GlobalBatches, **options: Any):
         super().__init__(*arguments, **options)
         self.batches = batches
+        self.loss_sum = torch.tensor(0.0, device=self.args.device)
+        """Sum of the loss over the updates; the stock one forgets those before a checkpoint."""
         self.model_accepts_loss_kwargs = True  # the loss is scaled here, once
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -94,6 +108,12 @@ class ExactTrainer(Trainer):
                 break
         count = torch.tensor(sum(sample[ITEMS] for sample in samples), device=device)
         return samples, self.accelerator.reduce(count, "sum")
+
+    def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
+        """Add the loss of a micro-batch to the sum, where it is a number; of one that is none the outputs tell."""
+        loss: torch.Tensor = super().training_step(*arguments, **options)
+        self.loss_sum = self.loss_sum + torch.where(torch.isfinite(loss), loss, 0.0)
+        return loss
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from electra_ds.errors import UserError
-from electra_ds.finetune import models, optimizer, processes
+from electra_ds.files import explain_full_disk
+from electra_ds.finetune import models, optimizer, output, processes
 from electra_ds.finetune.config import FinetuneConfig
 from electra_ds.finetune.tasks.base import Encoded, Scored, Task
 
@@ -34,7 +35,9 @@ class Outcome:
     best_update: int | None
     """Update whose weights were kept; None: the last."""
     seconds: float
-    """Wall time of training and prediction."""
+    """Wall time of training and prediction, over all lives of an interrupted run."""
+    resumed_after: int
+    """Update of the checkpoint that the seed went on from; 0: from the beginning."""
 
 
 def updates_of(examples: int, config: FinetuneConfig) -> int:
@@ -78,10 +81,11 @@ def run_seed(
     encoded: dict[str, Encoded],
     seed: int,
     from_scratch: bool,
-    scratch_folder: Path,
+    folder: Path,
+    known: dict[str, str],
     on_update: Callable[[], None],
 ) -> Outcome:
-    """Train on ``train`` and predict every other split.
+    """Train on ``train`` and predict every other split; goes on from a checkpoint that an interrupted run left.
 
     Args:
         task: scores the predictions.
@@ -91,16 +95,20 @@ def run_seed(
         encoded: splits from `Task.encode`.
         seed: of the head's weights, dropout and the order of texts.
         from_scratch: random weights for the encoder too.
-        scratch_folder: where the Trainer may write (it is told to write nothing).
-        on_update: called after each update, for a progress bar.
+        folder: of the seed; checkpoints are written into it where `save_steps` asks for them.
+        known: fingerprint of settings, texts and weights, on the first process: only checkpoints of the same serve.
+        on_update: called for each update that was made, for a progress bar.
 
     Raises:
-        UserError: the loss is no longer a number.
+        UserError: the loss is no longer a number; or a checkpoint of other settings is there.
     """
     import torch
     import transformers
 
+    from electra_ds.finetune import checkpoints
+
     began = time.perf_counter()
+    saved, before = checkpoints.newest(folder / output.CHECKPOINTS, known)
     transformers.set_seed(seed)
     network = models.build_model(task.loads_by, config.model, model_config, from_scratch)
     watch = _Watch(task, encoded["validation"], config, evaluation_updates(len(encoded["train"].features), config))
@@ -109,22 +117,36 @@ def run_seed(
         on_update()
         return watch.after(update)
 
-    trainer = _trainer(task, config, network, tokenizer, encoded["train"], seed, scratch_folder, after_update)
-    watch.trainer = trainer
+    def progress(update: int) -> checkpoints.Progress:
+        seconds = before.seconds + time.perf_counter() - began
+        return checkpoints.Progress(update, mean_over_processes(trainer.loss_sum), seconds, watch.state(), known)
+
+    def mean_over_processes(value: Any) -> float:
+        return float(trainer.accelerator.reduce(value, "mean"))
+
+    callbacks = [checkpoints.Saving(config.save_steps, progress)] if config.save_steps else []
+    place = folder / output.CHECKPOINTS if config.save_steps else folder
+    trainer = _trainer(
+        task, config, network, tokenizer, encoded["train"], seed, place, before.update, after_update, callbacks
+    )
+    watch.trainer, trainer.loss_sum = trainer, trainer.loss_sum + before.loss
+    watch.load(before.watch)
+    for _ in range(before.update):
+        on_update()
     rank, _ = processes.world()
     if rank:
         torch.manual_seed(seed + 1_000_003 * rank)  # dropout of its own on each process
-    state = trainer.train()
-    loss = float(trainer.accelerator.reduce(torch.tensor(state.training_loss, device=trainer.args.device), "mean"))
+    with explain_full_disk(folder):
+        state = trainer.train(resume_from_checkpoint=str(saved) if saved else None)
+    loss = mean_over_processes(trainer.loss_sum) / state.global_step
     _check_finite(config, seed, loss)
     best = watch.restore()
     outputs = {name: predict(trainer, split) for name, split in encoded.items() if name != "train"}
     for found in outputs.values():
         _check_finite(config, seed, loss, found)
     scores = {name: task.score(encoded[name], found) for name, found in outputs.items() if encoded[name].split.labelled}
-    return Outcome(
-        network, outputs, scores, loss, int(state.global_step), watch.seen, best, time.perf_counter() - began
-    )
+    seconds = before.seconds + time.perf_counter() - began
+    return Outcome(network, outputs, scores, loss, int(state.global_step), watch.seen, best, seconds, before.update)
 
 
 def _check_finite(config: FinetuneConfig, seed: int, loss: float, outputs: Any = ()) -> None:
@@ -163,6 +185,17 @@ class _Watch:
             self.without_gain += 1
         return self.config.patience is not None and self.without_gain >= self.config.patience
 
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it: tensors and plain values."""
+        seen = [{name: v if isinstance(v, int) else float(v) for name, v in entry.items()} for entry in self.seen]
+        best = None if self.best is None else (float(self.best[0]), *self.best[1:])
+        return {"seen": seen, "best": best, "without_gain": self.without_gain}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over what `state` told; nothing of an empty one."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
     def restore(self) -> int | None:
         """Put the best weights back; return the update they are of, None where nothing was scored."""
         if self.best is None:
@@ -178,9 +211,12 @@ def _trainer(
     tokenizer: Any,
     train: Encoded,
     seed: int,
-    scratch_folder: Path,
+    folder: Path,
+    done: int,
     on_update: Callable[[int], bool],
+    callbacks: list[Any],
 ) -> Any:
+    """The trainer of one seed; `done` updates were made before, `folder` is where it puts checkpoints."""
     import torch
     from transformers import PrinterCallback, TrainingArguments
 
@@ -200,7 +236,7 @@ def _trainer(
     rank, world = processes.world()
     micro = processes.micro_batch_size(config, world)
     arguments = TrainingArguments(
-        output_dir=str(scratch_folder),
+        output_dir=str(folder),
         seed=seed,
         use_cpu=not torch.accelerator.is_available(),  # bf16 without a GPU wants it said
         max_steps=steps,
@@ -211,7 +247,8 @@ def _trainer(
         bf16=config.precision == "bf16",
         fp16=config.precision == "fp16",
         eval_strategy="no",
-        save_strategy="no",
+        save_strategy="no",  # `checkpoints.Saving` asks for them
+        save_total_limit=2,
         logging_strategy="no",
         report_to="none",
         log_level="error",
@@ -228,8 +265,16 @@ def _trainer(
         train_dataset=train.features,
         data_collator=task.collator(tokenizer),
         optimizers=optimizer.build_optimizer(groups, config, steps),
-        callbacks=[Updates(on_update)],
-        batches=GlobalBatches(len(train.features), config.batch_size, micro, seed, rank, world),
+        callbacks=[Updates(on_update), *callbacks],
+        batches=GlobalBatches(
+            len(train.features),
+            config.batch_size,
+            micro,
+            seed,
+            rank,
+            world,
+            skip_epochs=done // math.ceil(len(train.features) / config.batch_size),
+        ),
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -101,6 +101,15 @@ def sections(runs: Sequence[Inputs], labels: Sequence[str]) -> list[Section]:
     losses = [
         _overlay(runs, labels, "generator_loss", "Generator loss", "nats at the selected positions"),
         _overlay(runs, labels, "discriminator_loss", "Discriminator loss", "nats over all tokens"),
+        _overlay(runs, labels, "vocabulary_loss", "Full-size network’s loss", "nats, of the original tokens"),
+        *(
+            _overlay(runs, labels, f"pair_{name}_loss", f"{title} loss, pairs", "nats, of rows with translation pairs")
+            for name, title in (
+                ("generator", "Generator"),
+                ("discriminator", "Discriminator"),
+                ("vocabulary", "Full-size network’s"),
+            )
+        ),
     ]
     detection = [
         _overlay(runs, labels, "discriminator_auc", "AUC", "of “replaced” against “original”"),
@@ -108,12 +117,16 @@ def sections(runs: Sequence[Inputs], labels: Sequence[str]) -> list[Section]:
         _overlay(runs, labels, "discriminator_recall", "Recall", "of “replaced”", shares=True),
         _overlay(runs, labels, "generator_accuracy", "Generator accuracy", "at selected positions", shares=True),
     ]
+    restored = ("vocabulary_accuracy", "Restored", "originals that are most probable")
+    restoring = [_overlay(runs, labels, *restored, shares=True)]
     equal = [
-        _overlay(runs, labels, key, title, f"{caption}, over {axis}", over=over)
+        _overlay(runs, labels, key, title, f"{caption}, over {axis}", shares=key == restored[0], over=over)
         for over, axis in (("elapsed_seconds", "hours of training"), ("tokens_consumed", "tokens"))
         for key, title, caption in (
             ("discriminator_auc", "AUC", "of “replaced”"),
             ("generator_loss", "Generator loss", "nats"),
+            ("vocabulary_loss", "Full-size network’s loss", "nats"),
+            restored,
         )
     ]
     speed = [
@@ -125,6 +138,7 @@ def sections(runs: Sequence[Inputs], labels: Sequence[str]) -> list[Section]:
     made = [
         ("Losses", [note], losses),
         ("Telling replaced tokens", [], detection),
+        ("Restoring tokens", [], restoring),
         ("At equal time and at equal tokens", [], equal),
         ("Speed and schedule", [], speed),
     ]

@@ -127,8 +127,15 @@ def curves(
     return _svg(figure, name)
 
 
-def strip(name: str, rows: Sequence[Dots], label: str) -> str:
-    """Draw one row of dots per group, every score a dot, the median a bar."""
+def strip(name: str, rows: Sequence[Dots], label: str, percent: bool = True) -> str:
+    """Draw one row of dots per group, every score a dot, the median a bar.
+
+    Args:
+        name: unique in the page; also the accessible name.
+        rows: from top to bottom.
+        label: of the axis.
+        percent: show shares as percent; else the numbers as they are.
+    """
     figure, axes = _figure(9.6, 0.6 + 0.5 * len(rows))
     for position, row in enumerate(reversed(rows)):
         colour = COLOURS[row.colour]
@@ -145,7 +152,7 @@ def strip(name: str, rows: Sequence[Dots], label: str) -> str:
             axes.plot([median] * 2, [position - 0.34, position + 0.34], color=colour, linewidth=2.5, zorder=4)
     axes.set_yticks(range(len(rows)), [row.label for row in reversed(rows)], fontsize=9.5, color=COLOURS["ink"])
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.xaxis.set_major_formatter(_percent)
+    axes.xaxis.set_major_formatter(_percent if percent else _short_number)
     axes.margins(x=0.06)
     axes.set_xlabel(label)
     axes.grid(axis="y", visible=False)

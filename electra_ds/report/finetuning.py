@@ -1,4 +1,4 @@
-"""Fine-tuning scores: the plot, the table, and a sentence that follows from the numbers."""
+"""Fine-tuning scores: the plots, the tables, and sentences that follow from the numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from electra_ds.report.evaluation.shown import Table
+from electra_ds.finetune.results import CORRELATIONS
+from electra_ds.report.evaluation.shown import NOTHING, Table
 from electra_ds.report.figures import Dots, strip
 from electra_ds.report.reading import number
 from electra_ds.report.results import Named
@@ -34,6 +35,7 @@ METRIC_NAMES = {
     "best_f1": "F1 at the best threshold",
     "best_exact_match": "exact match at the best threshold",
 }
+COLUMNS = ("median", "smallest", "largest", "standard deviation")
 
 
 @dataclass(frozen=True)
@@ -47,32 +49,82 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """How scores of one kind are written."""
+
+    share: bool = True
+    """In percent, and differences in points; else (a correlation) as the number that it is."""
+
+    def value(self, score: float) -> str:
+        """A score: ``61.0 %`` or ``0.610``."""
+        return f"{100 * score:.1f} %" if self.share else f"{score:.3f}"
+
+    def gap(self, difference: float) -> str:
+        """The size of a difference: ``7.0 points`` or ``0.070``."""
+        return f"{100 * abs(difference):.1f} points" if self.share else f"{abs(difference):.3f}"
+
+    def is_seen(self, difference: float) -> bool:
+        """Whether `gap` shows more than zeros."""
+        return abs(difference) >= 0.0005
+
+
+PERCENT = Scale()
+
+
+@dataclass(frozen=True)
+class Part:
+    """The scores on one split."""
+
+    split: str
+    rows_scored: int | None
+    sentences: list[str]
+    svg: str
+    table: list[Row]
+
+
+@dataclass(frozen=True)
 class Finetuning:
     """The section's content."""
 
     title: str
-    split: str
-    rows_scored: int | None
     units: str
     metric: str
-    sentences: list[str]
-    svg: str
-    columns: list[str]
-    table: list[Row]
+    parts: list[Part]
+    """The test split first where there is one, then validation, then further texts."""
+    columns: tuple[str, ...]
     settings: str
 
 
 def build(results: dict[str, Any], title: str = "Fine-tuning", name: str = "fine-tuning-scores") -> Finetuning:
-    """Read results.json into what the page shows: the test split where there is one, else validation.
+    """Read results.json into what the page shows: every split that has scores.
 
     Args:
         results: of one task.
         title: of the section.
-        name: of the drawing, unique in the page.
+        name: of the first drawing, unique in the page; those of further splits have ``-on-`` and the split after it.
     """
     metric = str(results.get("metric", "accuracy"))
-    split = "test" if all("test" in run["scores"] for run in results["runs"]) else "validation"
-    scores = _scores(results, split, metric)
+    return Finetuning(
+        title=title,
+        units=str(results.get("units", "texts")),
+        metric=METRIC_NAMES.get(metric, metric),
+        parts=[
+            _part(results, split, metric, f"{name}-on-{split}" if place else name, caution=not place)
+            for place, split in enumerate(splits_of(results, metric))
+        ],
+        columns=COLUMNS,
+        settings=_settings(results),
+    )
+
+
+def splits_of(results: dict[str, Any], metric: str) -> list[str]:
+    """Splits with scores: test, validation, and the others in the order of the file."""
+    scored = [split for run in results["runs"] for split, found in run["scores"].items() if metric in found]
+    return sorted(dict.fromkeys(scored), key=lambda split: {"test": 0, "validation": 1}.get(split, 2))
+
+
+def _part(results: dict[str, Any], split: str, metric: str, name: str, caution: bool) -> Part:
+    scores, scale = _scores(results, split, metric), Scale(metric not in CORRELATIONS)
     baselines = {
         name: float(value)
         for name, entry in (results.get("baselines") or {}).items()
@@ -83,38 +135,34 @@ def build(results: dict[str, Any], title: str = "Fine-tuning", name: str = "fine
     called = METRIC_NAMES.get(metric, metric)
     data = (results.get("data") or {}).get(split) or {}
     units = str(results.get("units", "texts"))
-    return Finetuning(
-        title=title,
+    return Part(
         split=split,
         rows_scored=data.get("rows"),
-        units=units,
-        metric=called,
-        sentences=_sentences(scores, baselines, called, split, units),
-        svg=strip(name, drawn, f"{called}, {split}"),
-        columns=["median", "smallest", "largest", "standard deviation"],
-        table=_table(results, scores, baselines),
-        settings=_settings(results),
+        sentences=_sentences(scores, baselines, called, split, units, scale, caution),
+        svg=strip(name, drawn, f"{called}, {split}", scale.share),
+        table=_table(results, scores, baselines, scale),
     )
 
 
 def side_by_side(named: Sequence[Named]) -> Table | None:
-    """Medians of several results in one table, a row for each kind of model in each; None for a single one."""
+    """Medians of several results in one table, a row for each kind of model on each split; None for a single one."""
     if len(named) < 2:
         return None
     rows = []
     for one in named:
         metric = str(one.results.get("metric", "accuracy"))
-        split = "test" if all("test" in run["scores"] for run in one.results["runs"]) else "validation"
-        for kind, found in _scores(one.results, split, metric).items():
-            spread = f"{_percent(min(found))} to {_percent(max(found))}" if len(found) > 1 else "–"
-            cells = [
-                METRIC_NAMES.get(metric, metric),
-                split,
-                str(len(found)),
-                _percent(statistics.median(found)),
-                spread,
-            ]
-            rows.append([f"{one.label}: {NAMES.get(kind, kind)}", *cells])
+        scale = Scale(metric not in CORRELATIONS)
+        for split in splits_of(one.results, metric):
+            for kind, found in _scores(one.results, split, metric).items():
+                spread = f"{scale.value(min(found))} to {scale.value(max(found))}" if len(found) > 1 else NOTHING
+                cells = [
+                    METRIC_NAMES.get(metric, metric),
+                    split,
+                    str(len(found)),
+                    scale.value(statistics.median(found)),
+                    spread,
+                ]
+                rows.append([f"{one.label}: {NAMES.get(kind, kind)}", *cells])
     return Table("Fine-tuning, side by side", ("", "score", "split", "seeds", "median", "range"), rows)
 
 
@@ -128,45 +176,58 @@ def _scores(results: dict[str, Any], split: str, metric: str) -> dict[str, list[
 
 
 def _sentences(
-    scores: dict[str, list[float]], baselines: dict[str, float], metric: str, split: str, units: str
+    scores: dict[str, list[float]],
+    baselines: dict[str, float],
+    metric: str,
+    split: str,
+    units: str,
+    scale: Scale,
+    caution: bool,
 ) -> list[str]:
-    """What the numbers show, and no more."""
+    """What the numbers show, and no more; `caution`: also what they cannot, which is said once."""
     said = []
     ours, floor = scores.get("pretrained"), scores.get("from_scratch")
     if ours and floor:
-        said.append(compare(ours, floor, metric, split, units))
+        said.append(compare(ours, floor, metric, split, units, scale))
     elif ours:
         said.append(
-            f"Median {metric} {_percent(statistics.median(ours))} over {_seeds(ours)}. Without runs from scratch these "
-            "scores do not show what pretraining contributes."
+            f"Median {metric} on the {split} {units}: {scale.value(statistics.median(ours))} over {_seeds(ours)}."
+            + (" Without runs from scratch these scores do not show what pretraining contributes." if caution else "")
         )
     bag = baselines.get("bag_of_words")
     if ours and bag is not None:
-        gap = 100 * (statistics.median(ours) - bag)
-        place = f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'}" if abs(gap) >= 0.05 else "level with"
-        said.append(f"The pretrained median lies {place} the bag of words ({_percent(bag)}).")
+        gap = statistics.median(ours) - bag
+        place = f"{scale.gap(gap)} {'above' if gap > 0 else 'below'}" if scale.is_seen(gap) else "level with"
+        said.append(f"The pretrained median lies {place} the bag of words ({scale.value(bag)}).")
     return said
 
 
-def compare(ours: list[float], floor: list[float], metric: str, split: str, units: str = "texts") -> str:
+def compare(
+    ours: list[float],
+    floor: list[float],
+    metric: str,
+    split: str,
+    units: str = "texts",
+    scale: Scale = PERCENT,
+) -> str:
     """Say whether the difference of medians is larger than the spread over seeds.
 
     The spread is the larger of the two ranges (largest minus smallest score).
     """
-    gap = 100 * (statistics.median(ours) - statistics.median(floor))
-    change = f"{abs(gap):.1f} points {'above' if gap >= 0 else 'below'}"
+    gap = statistics.median(ours) - statistics.median(floor)
+    change = f"{scale.gap(gap)} {'above' if gap >= 0 else 'below'}"
     text = (
-        f"Median {metric} on the {split} {units}: {_percent(statistics.median(ours))} pretrained, {change} the same "
-        f"network from scratch ({_percent(statistics.median(floor))}); {_seeds(ours)} and {_seeds(floor)}. "
+        f"Median {metric} on the {split} {units}: {scale.value(statistics.median(ours))} pretrained, {change} the same "
+        f"network from scratch ({scale.value(statistics.median(floor))}); {_seeds(ours)} and {_seeds(floor)}. "
     )
     if len(ours) < 2 or len(floor) < 2:
         return text + "With a single seed the spread is unknown, so this difference may be chance."
-    spread = 100 * max(max(ours) - min(ours), max(floor) - min(floor))
+    spread = max(max(ours) - min(ours), max(floor) - min(floor))
     if abs(gap) <= spread:
         return (
-            text + f"The scores of one kind spread over up to {spread:.1f} points: the seeds alone could explain this."
+            text + f"The scores of one kind spread over up to {scale.gap(spread)}: the seeds alone could explain this."
         )
-    text += f"That is more than the spread over seeds (at most {spread:.1f} points)"
+    text += f"That is more than the spread over seeds (at most {scale.gap(spread)})"
     high, low = (ours, floor) if gap > 0 else (floor, ours)
     if min(high) > max(low):
         better, worse = ("pretrained", "from-scratch") if gap > 0 else ("from-scratch", "pretrained")
@@ -174,16 +235,18 @@ def compare(ours: list[float], floor: list[float], metric: str, split: str, unit
     return text + ", though the two ranges touch."
 
 
-def _table(results: dict[str, Any], scores: dict[str, list[float]], baselines: dict[str, float]) -> list[Row]:
+def _table(
+    results: dict[str, Any], scores: dict[str, list[float]], baselines: dict[str, float], scale: Scale
+) -> list[Row]:
     rows = []
     for name, found in scores.items():
-        deviation = f"{100 * statistics.stdev(found):.1f} points" if len(found) > 1 else "–"
-        cells = [_percent(statistics.median(found)), _percent(min(found)), _percent(max(found)), deviation]
+        deviation = scale.gap(statistics.stdev(found)) if len(found) > 1 else NOTHING
+        cells = [scale.value(statistics.median(found)), scale.value(min(found)), scale.value(max(found)), deviation]
         rows.append(Row(NAMES.get(name, name), len(found), cells))
     for name, value in baselines.items():
         description = (results["baselines"][name] or {}).get("description", "")
         label = NAMES.get(name, name) + (f" ({description})" if description else "")
-        rows.append(Row(label, 0, [_percent(value), "–", "–", "–"]))
+        rows.append(Row(label, 0, [scale.value(value), *[NOTHING] * 3]))
     return rows
 
 
@@ -207,7 +270,3 @@ def _settings(results: dict[str, Any]) -> str:
 
 def _seeds(scores: list[float]) -> str:
     return f"{len(scores)} seed{'' if len(scores) == 1 else 's'}"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"

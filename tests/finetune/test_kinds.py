@@ -7,6 +7,7 @@ import pytest
 import transformers
 
 from electra_ds.cli import main
+from electra_ds.errors import DataError
 from electra_ds.finetune.heads import ElectraForJointQuestionAnswering
 from electra_ds.report import finetuning
 from tests.finetune.conftest import ANIMALS, COMMON, FOODS, sentences, write_tsv
@@ -24,7 +25,8 @@ def finetune(model, output, **options):
     assert main(["finetune", *words]) == 0
     found = json.loads((output / "results.json").read_text("utf-8"))
     page = finetuning.build(found)
-    assert page.table[0].seeds == given["seeds"] and "<svg" in page.svg, "the report shows every kind"
+    assert page.parts[0].table[0].seeds == given["seeds"] and "<svg" in page.parts[0].svg, "the report shows every kind"
+    assert {part.split for part in page.parts if part.table} == set(found["runs"][0]["scores"]), "and every split"
     return found
 
 
@@ -143,6 +145,11 @@ def test_multiple_choice_learns_which_choice_fits(discriminator, tmp_path):
         ('{"text": "a", "choices": ["b", "c"], "label": 2}', "label is 2, expected a number from 0 to 1, or a letter"),
         ('{"text": "a", "choices": ["b", ""], "label": 1}', "expected a text"),
         ('{"text": "a", "choices": "bc", "label": 1}', "expected a list of texts"),
+        ('{"text": "a", "choices": ["b", "c"], "label": "²"}', "label is '²', expected a number from 0 to 1"),
+        (
+            '{"text": "a", "choices": ["b", "c"], "label": "11111111111111111111"}',
+            "expected a number from 0 to 1",
+        ),
     ],
 )
 def test_bad_rows_of_multiple_choice_are_refused(discriminator, tmp_path, capsys, row, message):
@@ -171,6 +178,32 @@ def test_swags_columns_and_letters_as_labels(tmp_path):
     )  # fmt: skip
     example = build_task(config).read()["train"].examples[0]
     assert (example.text, example.choices, example.label) == ("A man sits.", ("He stands up.", "He flies."), 0)
+
+
+@pytest.mark.parametrize("cell", ["null", "7", '""'])
+def test_what_begins_every_choice_is_a_text_too(tmp_path, cell):
+    row = f'{{"text": "a", "start": {cell}, "choices": ["b", "c"], "label": 0}}\n'
+    (tmp_path / "a.jsonl").write_text(row)
+    with pytest.raises(DataError, match=r"a\.jsonl, line 1: .*, expected a text \(see --text_pair_column"):
+        choice_task(tmp_path / "a.jsonl", text_pair_column="start").read()
+
+
+def test_empty_texts_of_multiple_choice_are_counted_where_they_are_kept(tmp_path):
+    rows = [("", "He", ["stands", ""]), ("a", "", ["b", "c"]), ("a", "b", ["c", "d"])]
+    lines = [json.dumps(dict(zip(("text", "start", "choices"), row, strict=True)) | {"label": 0}) for row in rows]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n")
+    made = choice_task(tmp_path / "a.jsonl", text_pair_column="start", empty_texts="keep")
+    split = made.read()["train"]
+    assert split.counts["empty_texts"] == 3 == made.count(split.examples, True)["empty_texts"]
+    assert [example.choices for example in split.examples] == [("He stands", "He"), ("b", "c"), ("b c", "b d")]
+
+
+def choice_task(path, **options):
+    from electra_ds.finetune.config import FinetuneConfig
+    from electra_ds.finetune.tasks import build_task
+
+    files = {"train": str(path), "validation": str(path)}
+    return build_task(FinetuneConfig(model="m", output="o", task="multiple_choice", **files, **options))
 
 
 def test_a_usual_length_is_cut_to_the_models_positions_and_said(

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -34,21 +36,23 @@ def test_processes_together_read_the_batches_of_one(examples, micro, steps, worl
         for number, whole in enumerate(expected):
             here = together[number * steps : number * steps + -(-len(whole) // (micro * world))]
             assert [index for step in here for index in step] == whole
+    again = GlobalBatches(examples, batch, batch, seed, skip_epochs=2)
+    assert list(again) == list(alone), "the third epoch, as a resumed seed reads it"
     assert all(index < 0 for rank in parts for step in rank if min(step) < 0 for index in step), "fillers stand alone"
 
 
-def torchrun(count, *arguments):
+def launch(count, *arguments):
+    """Words and environment of a run on several processes."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         environment.pop(name, None)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    return subprocess.run(
-        [*command, "-m", "electra_ds", "finetune", *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return [*command, "-m", "electra_ds", "finetune", *arguments], environment
+
+
+def torchrun(count, *arguments):
+    words, environment = launch(count, *arguments)
+    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.ranks
@@ -74,6 +78,30 @@ def test_two_processes_give_the_result_of_one(discriminator, tmp_path):
     assert theirs["scores"]["validation"]["best_f1"] == pytest.approx(ours["scores"]["validation"]["best_f1"], abs=0.12)
     odds = [json.loads((tmp_path / name / "seed-0" / "null-odds.json").read_text()) for name in ("one", "two")]
     assert odds[1] == pytest.approx(odds[0], abs=1e-2), "every question once, by the same network"
+
+
+@pytest.mark.ranks
+def test_two_killed_processes_go_on_within_the_seed(discriminator, train_file, validation_file, tmp_path):
+    given = {
+        **QUICK, "model": discriminator, "train": train_file, "validation": validation_file, "epochs": 20,
+        "dropout": 0.1, "evaluations_per_epoch": 1, "save_steps": 5,
+    }  # fmt: skip
+    words = [f"--{name}={value}" for name, value in given.items()]
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    command, environment = launch(2, *words, f"--output={cut}")
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not list(cut.rglob("progress.pt")):
+            time.sleep(0.005)
+        for worker in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            os.kill(int(worker), signal.SIGKILL)
+    assert not list(cut.rglob("run.json")), "killed in the middle"
+    done = torchrun(2, *words, f"--output={cut}")
+    assert done.returncode == 0 and "went on after update" in done.stdout, done.stderr[-3000:]
+    assert torchrun(2, *words, f"--output={whole}").returncode == 0
+    ours, theirs = (json.loads((folder / "results.json").read_text())["runs"][0] for folder in (cut, whole))
+    assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
+    for name in ("scores", "updates", "evaluations", "best_update"):
+        assert ours[name] == theirs[name], name
 
 
 def test_a_batch_that_does_not_split_is_refused(discriminator, train_file, tmp_path, capsys, monkeypatch):

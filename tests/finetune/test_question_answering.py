@@ -64,6 +64,25 @@ def test_squad_json_is_read_with_answers_and_articles(tmp_path):
     assert read.mismatched == []
 
 
+def test_official_unanswerable_questions_are_read_without_their_plausible_answers(tmp_path):
+    path = squad_file(tmp_path / "a.json", [FIRST, UNKNOWN])
+    data = json.loads(path.read_text())
+    entry = data["data"][1]["paragraphs"][0]["qas"][0]
+    entry["plausible_answers"] = [{"text": "new", "answer_start": 13}]
+    for key in ("answers", None):
+        path.write_text(json.dumps(data))
+        assert squad.read_questions(str(path)).questions[2].answers == ()
+        entry.pop(key, None)
+
+
+def test_empty_questions_are_counted_where_they_are_kept(tmp_path):
+    context, questions = FIRST
+    empty = (context, [questions[0], ("b", "", "there"), ("e", " ", "cat")])
+    made, splits = task(tmp_path, train=[empty, SECOND], validation=None, empty_texts="keep", held_out=0.5)
+    assert sorted(split.counts["empty_texts"] for split in splits.values()) == [0, 2]
+    assert made.count(splits["train"].examples + splits["validation"].examples, True)["empty_texts"] == 2
+
+
 def test_flat_rows_of_json_lines_and_datasets_are_read_too(tmp_path):
     row = {"id": "x", "question": "q", "context": "a cat", "answers": {"text": ["cat"], "answer_start": [2]}}
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
@@ -84,6 +103,14 @@ def test_flat_rows_of_json_lines_and_datasets_are_read_too(tmp_path):
         ),
         (lambda d: d["data"][0]["paragraphs"][0].update(context=" "), "id 'a': the context is empty"),
         (lambda d: d["data"][0]["paragraphs"][0]["qas"][0].update(question=""), "the question is empty"),
+        (
+            lambda d: d["data"][0]["paragraphs"][0]["qas"][0].update(is_impossible=True),
+            r"qas\[0\] \(id 'a'\): is_impossible is true, but answers has .*'here'.* plausible_answers",
+        ),
+        (
+            lambda d: d["data"][0]["paragraphs"][0]["qas"][0].update(is_impossible="true"),
+            r"\(id 'a'\): is_impossible is 'true', expected true or false",
+        ),
         (
             lambda d: d["data"][0]["paragraphs"][0]["qas"][0]["answers"][0].update(answer_start=3),
             r"1 questions with an .* \(a\): for id 'a' the answer is 'here', but at 3 stands ' cat'.*--bad_rows drop",

@@ -1,7 +1,11 @@
 """What an interrupted run keeps, and stopping early."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -111,3 +115,82 @@ def test_evaluations_are_spread_over_each_epoch_and_end_with_the_last_update(epo
         model="m", train="t", validation="v", output="o", epochs=epochs, batch_size=16, evaluations_per_epoch=per_epoch
     )
     assert evaluation_updates(64, config) == expected
+
+
+LONG = {"epochs": 40, "dropout": 0.1, "evaluations_per_epoch": 1, "patience": 39, "threads": 1, "save_steps": 5}
+
+
+def killed_after(folder, options, update):
+    """Run the command in a process of its own and kill it once a checkpoint of this update or a later one is whole."""
+    given = {**QUICK, "output": folder, **options}
+    words = [f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in given.items()]
+    with subprocess.Popen([sys.executable, "-m", "electra_ds", "finetune", *words], stdout=subprocess.PIPE) as process:
+        while process.poll() is None:
+            whole = [int(path.parent.name.rpartition("-")[2]) for path in folder.rglob("progress.pt")]
+            if max(whole, default=0) >= update:
+                process.kill()
+                break
+            time.sleep(0.002)
+    assert process.returncode == -9, "it was to be killed in the middle"
+    assert not list(folder.rglob("run.json"))
+    return max(whole)
+
+
+def everything(folder):
+    """Predictions and weights, byte for byte."""
+    files = ["seed-0/predictions.tsv", "model/model.safetensors"]
+    return [(folder / name).read_bytes() for name in files]
+
+
+def test_a_seed_that_was_killed_goes_on_and_gives_what_an_undisturbed_one_gives(discriminator, files, tmp_path, capsys):
+    options = {"model": discriminator, **files, **LONG}
+    killed = killed_after(tmp_path / "cut", options, 13)
+    capsys.readouterr()
+    again = finetune(discriminator, tmp_path / "cut", **files, **LONG)
+    said = capsys.readouterr().out
+    after = int(re.search(r"went on after update (\d+)", said)[1])
+    assert after >= killed >= 13 and after % 5 == 0
+    whole = finetune(discriminator, tmp_path / "whole", **files, **{**LONG, "save_steps": 1000})
+    assert "went on" not in capsys.readouterr().out
+    ours, theirs = again["runs"][0], whole["runs"][0]
+    for name in ("scores", "loss", "updates", "evaluations", "best_update"):
+        assert ours[name] == theirs[name], name
+    assert everything(tmp_path / "cut") == everything(tmp_path / "whole")
+    assert sorted(path.name for path in (tmp_path / "cut" / "seed-0").iterdir()) == ["predictions.tsv", "run.json"]
+
+
+@pytest.fixture
+def cut(discriminator, files, tmp_path):
+    """The folder of a run that was killed after update 5 or a little later."""
+    killed_after(tmp_path / "cut", {"model": discriminator, **files, **LONG}, 5)
+    return tmp_path / "cut"
+
+
+def test_a_checkpoint_that_is_not_whole_is_passed_over(discriminator, files, cut, tmp_path, capsys):
+    places = sorted(cut.glob("seed-0/checkpoints/*"), key=lambda path: int(path.name.split("-")[1]))
+    whole = [place for place in places if (place / "progress.pt").is_file()]
+    shutil.copytree(whole[0], whole[0].with_name("checkpoint-9995"))
+    content = (whole[0] / "progress.pt").read_bytes()
+    (whole[0].with_name("checkpoint-9995") / "progress.pt").write_bytes(content[: len(content) // 2])
+    shutil.copytree(whole[0], whole[0].with_name("checkpoint-9990"))
+    (whole[0].with_name("checkpoint-9990") / "progress.pt").unlink()
+    found = finetune(discriminator, cut, **files, **LONG)
+    assert f"went on after update {whole[-1].name.split('-')[1]}" in capsys.readouterr().out
+    assert found["runs"][0]["updates"] == 240
+
+
+def test_a_checkpoint_of_other_settings_is_refused_and_one_of_another_distance_serves(
+    discriminator, files, cut, capsys
+):
+    given = {"model": discriminator, "output": cut, **QUICK, **files, **LONG, "clip": 0.5}
+    assert main(["finetune", *(f"--{name}={value}" for name, value in given.items())]) == 2
+    error = capsys.readouterr().err
+    assert "is a checkpoint of an interrupted run with other settings; give those" in error and error.count("\n") == 1
+    finetune(discriminator, cut, **files, **{**LONG, "save_steps": 7})
+    assert "went on after update" in capsys.readouterr().out
+    assert not list(cut.rglob("checkpoint*"))
+
+
+def test_no_checkpoint_is_made_where_none_is_asked_for(discriminator, files, tmp_path):
+    finetune(discriminator, tmp_path / "ft", **files, epochs=1)
+    assert sorted(path.name for path in (tmp_path / "ft" / "seed-0").iterdir()) == ["predictions.tsv", "run.json"]

@@ -60,7 +60,7 @@ def test_table_has_both_models_and_says_what_the_average_lacks(finished):
     text = (finished[0] / "out" / "suite.md").read_text()
     assert "| task | metric | rows | majority | first | second |" in text
     assert "| SST-2 | accuracy | 10 | 50.0 |" in text and "| STS-B | spearman | 1 |" in text
-    assert "Scores on validation in points" in text and "Scores on test" not in text
+    assert "Scores on validation, in percent, correlations as numbers" in text and "Scores on test" not in text
     assert "GLUE average of first: none, without cola, mrpc, qqp, mnli, qnli, rte." in text
     assert "Failed: mrpc on second" in text and "nan" not in text
 

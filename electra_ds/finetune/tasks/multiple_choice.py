@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ class ChoiceExample:
     """As many in every row."""
     label: int | None
     """Number of the right one from 0, None where it is not known."""
+    empty: int = field(default=0, repr=False)
+    """How many of its texts were empty, that before the choices included."""
 
 
 class MultipleChoice(Task):
@@ -59,17 +62,23 @@ class MultipleChoice(Task):
         texts = [
             self._text(table, row, value, "text_column") for row, value in enumerate(table.column(text, "text_column"))
         ]
+        starts: list[str | None] = [None] * len(table)
+        if config.text_pair_column != "":
+            cells = table.column(config.text_pair_column, "text_pair_column")
+            starts = [self._text(table, row, value, "text_pair_column") for row, value in enumerate(cells)]
         choices = self._choices(table)
         labels = table.column(column, "label_column") if labelled else [None] * len(table)
         examples = []
-        for row, (context, offered, label) in enumerate(zip(texts, choices, labels, strict=True)):
+        for row, (context, start, offered, label) in enumerate(zip(texts, starts, choices, labels, strict=True)):
             self.choices = self.choices or len(offered)
             if len(offered) != self.choices or len(offered) < 2:
                 raise DataError(
                     f"{table.where(row)}: {len(offered)} choices, expected {max(self.choices, 2)} in every row"
                 )
             number = self._number(label, table.where(row), name) if labelled else None
-            examples.append(ChoiceExample(context, offered, number))
+            empty = sum(value is not None and not value.strip() for value in (context, start, *offered))
+            whole = tuple(f"{start} {choice}".strip() for choice in offered) if start else offered
+            examples.append(ChoiceExample(context, whole, number, empty))
         counts = {"source": source, **self.count(examples, labelled)}
         if table.dropped:
             counts["dropped_rows"] = table.dropped
@@ -80,21 +89,17 @@ class MultipleChoice(Task):
         names = [name.strip() for name in config.choice_columns.split(",") if name.strip()]
         if names:
             columns = [
-                table.column(int(name) if name.isdigit() and not table.has(name) else name, "choice_columns")
+                table.column(name if table.has(name) or _whole(name) is None else int(name), "choice_columns")
                 for name in names
             ]
             offered = [list(values) for values in zip(*columns, strict=True)]
         else:
             offered = table.column("choices", "choice_columns")
-        starts: list[Any] = [""] * len(table)
-        if config.text_pair_column != "":
-            starts = table.column(config.text_pair_column, "text_pair_column")
         found = []
-        for row, (values, start) in enumerate(zip(offered, starts, strict=True)):
+        for row, values in enumerate(offered):
             if not isinstance(values, (list, tuple)):
                 raise DataError(f"{table.where(row)}: choices are {values!r:.60}, expected a list of texts")
-            checked = [self._text(table, row, value, "choice_columns") for value in values]
-            found.append(tuple(f"{start} {value}".strip() if start else value for value in checked))
+            found.append(tuple(self._text(table, row, value, "choice_columns") for value in values))
         return found
 
     def _text(self, table: Table, row: int, value: Any, option: str) -> str:
@@ -107,12 +112,9 @@ class MultipleChoice(Task):
     def _number(self, label: Any, where: str, split: str) -> int:
         hint = "; a test file without labels needs --test_labels false" if split == "test" else ""
         text = str(label).strip()
-        if text.isdigit():
-            number = int(text)
-        elif len(text) == 1 and text.isalpha() and text.isascii():
-            number = ord(text.upper()) - ord("A")
-        else:
-            number = -1
+        number = _whole(text)
+        if number is None:
+            number = ord(text.upper()) - ord("A") if re.fullmatch("[A-Za-z]", text) else -1
         if isinstance(label, bool) or not 0 <= number < self.choices:
             raise DataError(
                 f"{where}: label is {label!r}, expected a number from 0 to {self.choices - 1}, or a letter from A to "
@@ -123,6 +125,7 @@ class MultipleChoice(Task):
     def count(self, examples: Sequence[ChoiceExample], labelled: bool) -> dict[str, Any]:
         """See `Task.count`."""
         counts: dict[str, Any] = {"rows": len(examples), "choices": self.choices}
+        counts["empty_texts"] = sum(example.empty for example in examples)
         if labelled:
             counts["labels"] = {str(k): v for k, v in sorted(Counter(e.label for e in examples).items())}
         return counts
@@ -192,3 +195,8 @@ class MultipleChoice(Task):
                 labels = [example.label for example in split.examples]
                 made[name] = {"accuracy": labels.count(place) / len(labels)}
         return {"majority": made}
+
+
+def _whole(text: str) -> int | None:
+    """A whole number of ASCII digits, else None; `str.isdigit` also takes "²", which `int` does not."""
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else None

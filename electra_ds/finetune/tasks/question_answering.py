@@ -126,6 +126,7 @@ class QuestionAnswering(Task):
     def count(self, examples: Sequence[Question], labelled: bool) -> dict[str, Any]:
         """See `Task.count`."""
         counts: dict[str, Any] = {"rows": len(examples), "contexts": len({example.context for example in examples})}
+        counts["empty_texts"] = sum(not example.question.strip() for example in examples)
         if labelled:
             counts["without_answer"] = sum(not example.answers for example in examples)
         return counts
