@@ -291,7 +291,7 @@ def loss(first, output, second):
 shared, places = SharedMatrix(weight, 5), []
 first = shared.look_up(ids)
 for use in ("head", "look-up"):
-    shared.weight.register_hook(lambda gradient: places.append(gradient.data_ptr()))
+    shared.weight.register_hook(lambda gradient: places.append(gradient.data_ptr()) if gradient is not None else None)
     if use == "head":
         output = vocabulary_head(first.flatten(0, 1), shared.weight, backend="triton", **rest)
         shared.weight = output.weight
