@@ -185,8 +185,9 @@ def quiet_steps(shards: str, output: str, compiled: str) -> None:
     Path(recipe.output).mkdir(parents=True)
     trainer = Trainer(recipe, Peers(place, first_of_node=True), device, None, "life", Watchdog(0, None))
     plan = trainer.plans[0]
-    prepare = trainer.supply.preparer(trainer.supply.rows_of_step(plan, 0), device)
+    prepare = trainer.supply.preparer(rows_of := trainer.supply.rows_of_step(plan, 0), device)
     rows = [prepare(step) for step in range(6)]
+    rows_of.close()
     for step, prepared in enumerate(rows, 1):
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error" if step > 3 else "default")
