@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from electra_ds.bench.machine import describe
 from electra_ds.bench.report import Report, Section, command_line
+from electra_ds.bench.statistics import Spread
 from electra_ds.command_line import bare_flag, parse, plain
 from electra_ds.errors import did_you_mean
 
@@ -26,7 +27,20 @@ STEPS = {"small": 128, "base": 512, "large": 512}
 ON_CPU = ("small", "base")
 """Of these on a CPU: large would take an hour and say nothing new."""
 NOT_MEASURED = "not measured"
-_CPU_STEP = {"small": ["--micro_batch=16"], "base": ["--micro_batch=4", "--rounds=3", "--steps_per_round=3"]}
+FIGURES = (
+    "tokens_per_second", "mfu", "ratio", "ratio_compiled", "peak_bytes", "memory_ratio", "head_share", "data_wait",
+    "overhead", "zero",
+)  # fmt: skip
+"""Of a step's report that the tables show, as `step_summary.summarise` names them."""
+_CPU_STEP = {
+    "small": ["--micro_batch=16"],
+    "base": ["--micro_batch=8", "--attention=eager", "--rounds=2", "--steps_per_round=2", "--warm_steps=1"],
+}
+_GPU_STEP = {
+    "small": ["--variants=[kernels.cuda_graphs=true]"],
+    "large": ["--variants=[kernels.activation_checkpointing=true]"],
+}
+"""What a recipe leaves off and a GPU may want: networks shorter than their launches, and ones that fill the memory."""
 _TWO_RANKS = ["--ranks=2", "--micro_batch=16", "--stages=[0,1]", "--peer="]
 
 
@@ -96,9 +110,9 @@ def run(config: AllBenchConfig, command: str) -> Report:
                 "failed": lines[-1] if done.returncode else "",
             }
         )
-    cells = [cell(config.output, recipe, device) for device in ("cpu", "cuda") for recipe in STEPS]
+    cells = [one for device in ("cpu", "cuda") for recipe in STEPS for one in cells_of(config.output, recipe, device)]
     report.results = {"runs": runs, "steps": cells}
-    report.sections = [_steps(cells), _runs(runs)]
+    report.sections = [_steps(cells), _within(cells), _runs(runs)]
     return report
 
 
@@ -114,29 +128,33 @@ def commands(config: AllBenchConfig) -> list[list[str]]:
             found.append([name, *common])
         elif config.device == "cuda":
             rows = [f"--micro_batch={config.micro_batch}"] if config.micro_batch else []
-            found += [[name, f"--recipe={recipe}", *rows, *common] for recipe in STEPS]
+            found += [[name, f"--recipe={recipe}", *rows, *_GPU_STEP.get(recipe, []), *common] for recipe in STEPS]
         else:
             found += [[name, f"--recipe={recipe}", *_CPU_STEP[recipe], *common] for recipe in ON_CPU]
             found.append([name, *_TWO_RANKS, *common])
     return found
 
 
-def cell(folder: Path, recipe: str, device: str) -> dict[str, Any]:
-    """Figures of one model's step on one kind of device, from its report; None for what is not measured."""
-    name = f"step-{recipe}-{STEPS[recipe]}" + ("-cuda" if device == "cuda" else "")
-    found: dict[str, Any] = {"recipe": recipe, "length": STEPS[recipe], "device": device, "on": None}
-    keys = ("tokens_per_second", "mfu", "ratio", "ratio_compiled", "peak_bytes", "memory_ratio")
-    path = folder / f"{name}.json"
-    if not path.is_file():
-        return {**found, "micro_batch": None, **dict.fromkeys(keys)}
-    page = json.loads(path.read_text("utf-8"))
-    results, machine = page["results"], page["machine"]
-    return {
-        **found,
-        "on": machine.get("GPU") or f"{machine['processor']}, {machine['cores'].split()[0]} cores",
-        "micro_batch": results["setting"]["micro_batch"],
-        **{key: results[key] for key in keys},
-    }
+def cells_of(folder: Path, recipe: str, device: str) -> list[dict[str, Any]]:
+    """Figures of one model's step on one kind of device, from the reports in a folder: as the recipe is, with other
+    settings, and on two ranks, as far as they were measured. None stands for a figure that was not.
+    """
+    name = f"step-{recipe}-{STEPS[recipe]}"
+    found = []
+    for ranks in (1, 2):
+        path = folder / "".join([name, "-2-ranks" if ranks == 2 else "", "-cuda" if device == "cuda" else "", ".json"])
+        common: dict[str, Any] = {"recipe": recipe, "length": STEPS[recipe], "device": device, "ranks": ranks}
+        common |= {"on": None, "micro_batch": None, "setting": None}
+        if not path.is_file():
+            found += [{**common, **dict.fromkeys(FIGURES)}] if ranks == 1 else []
+            continue
+        page = json.loads(path.read_text("utf-8"))
+        results, machine = page["results"], page["machine"]
+        common["on"] = machine.get("GPU") or f"{machine['processor']}, {machine['cores'].split()[0]} cores"
+        common["micro_batch"] = results["setting"]["micro_batch"]
+        for setting, figures in ((None, results), *results.get("variants", {}).items()):
+            found.append({**common, "setting": setting, **{key: figures.get(key) for key in FIGURES}})
+    return found
 
 
 def _steps(cells: list[dict[str, Any]]) -> Section:
@@ -146,8 +164,7 @@ def _steps(cells: list[dict[str, Any]]) -> Section:
     )  # fmt: skip
     rows = [
         [
-            f"{one['recipe']}, L {one['length']}",
-            one["on"] or f"{'GPU' if one['device'] == 'cuda' else 'CPU'}: {NOT_MEASURED}",
+            *_names_of(one),
             _shown(one["micro_batch"], ",d"),
             _shown(one["tokens_per_second"], ",.0f"),
             _shown(one["mfu"], ".1%"),
@@ -158,7 +175,37 @@ def _steps(cells: list[dict[str, Any]]) -> Section:
         ]
         for one in cells
     ]
-    return Section("The training step", "", header, rows)
+    return Section("The training step", "Rows are those of a rank.", header, rows)
+
+
+def _within(cells: list[dict[str, Any]]) -> Section:
+    """What a step is made of, where it was looked into."""
+    header = ("model", "on", "vocabulary head", "data wait", "metrics, audit, progress", "ZeRO 1 over ZeRO 0")
+    rows = [
+        [
+            *_names_of(one),
+            _shown(one["head_share"], ".1%"),
+            _shown(one["data_wait"], ".2%"),
+            _shown(one["overhead"], ".2%"),
+            _zero(one["zero"]),
+        ]
+        for one in cells
+    ]
+    return Section("Within the step", "Shares of a step's time; of the last, tokens a second.", header, rows)
+
+
+def _names_of(one: dict[str, Any]) -> list[str]:
+    """Model and machine of a cell."""
+    model = f"{one['recipe']}, L {one['length']}" + (f", {one['ranks']} ranks" if one["ranks"] > 1 else "")
+    model += f", `{one['setting']}`" if one["setting"] else ""
+    return [model, one["on"] or f"{'GPU' if one['device'] == 'cuda' else 'CPU'}: {NOT_MEASURED}"]
+
+
+def _zero(stages: dict[str, list[float]] | None) -> str:
+    """Tokens a second at ZeRO stage 1 over those at stage 0: the median over rounds, the lowest and the highest."""
+    if not stages or not {"0", "1"} <= set(stages):
+        return NOT_MEASURED
+    return Spread(tuple(stages["1"])).show(".3f") + " x"
 
 
 def _shown(value: Any, form: str, unit: str = "") -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from electra_ds.bench.step_peers import gumbel_samples
-from electra_ds.kernels.attention import attention, attention_layout
+from electra_ds.kernels.attention import Layout, attention, attention_layout, count_segments, segment_slots
 from electra_ds.kernels.discriminator import discriminator_loss
 from electra_ds.kernels.dropout import dropout
 from electra_ds.kernels.gelu import bias_gelu
@@ -69,6 +69,12 @@ class Case:
     """Whether torch.compile is put around ``torch``; else it is asked for by name."""
 
 
+def packed_layouts(segments: Tensor, dtype: torch.dtype, backends: Sequence[str]) -> dict[str, Layout]:
+    """The layout of segments [B, L] for each backend of attention, with as much room for them as training makes."""
+    slots = segment_slots(int(count_segments(segments).sum()))
+    return {name: attention_layout(segments, dtype, name, slots) for name in backends}
+
+
 def attention_case(shape: Shape, backends: Sequence[str]) -> Case:
     """Attention over rows of which every other one has two segments; plain: torch's fused attention without a mask."""
     heads, length = shape.model.heads, shape.length
@@ -76,7 +82,7 @@ def attention_case(shape: Shape, backends: Sequence[str]) -> Case:
     projected, keys = shape.random(shape.rows, length, 3, heads, features), shape.keys
     segments = torch.ones(shape.rows, length, dtype=torch.long, device=shape.device)
     segments[1::2, length // 2 :] = 2
-    layouts = {name: attention_layout(segments, shape.dtype, name) for name in backends}
+    layouts = packed_layouts(segments, shape.dtype, backends)
 
     def plain() -> Tensor:
         query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from electra_ds.bench.machine import describe
 from electra_ds.bench.plan import TINY
 from electra_ds.bench.report import Report, command_line
 from electra_ds.bench.step_launch import Launcher
-from electra_ds.bench.step_sides import BARE, OURS, RECORDED, Setting, Side
+from electra_ds.bench.step_sides import BARE, OURS, RECORDED, VARIANT, Setting, Side
 from electra_ds.bench.step_summary import Devices, summarise
 from electra_ds.bench.text import write_text_set
 from electra_ds.bench.worker import is_installed
@@ -28,6 +29,7 @@ HF, HF_COMPILED = "transformers", "transformers_compiled"
 HF_MASKED, HF_MASKED_COMPILED = "transformers_masked_head", "transformers_masked_head_compiled"
 OURS_BARE = "electra_ds_bare"
 _SHORT = (*TINY[1:], "--kernels.compile=false")
+_VARIANT = re.compile(r"\w+\.\w+=[\w.+-]+")
 _SEARCH = {"begin": 8, "share": 0.92}
 """Rows to try first, and the share of a GPU's memory that may be filled."""
 
@@ -56,6 +58,8 @@ class StepBenchConfig:
     """DeepSpeed config of all sides."""
     stages: list[int] = field(default_factory=list)
     """ZeRO stages of which ours is measured too, in the same turns, for example [0, 1]."""
+    variants: list[str] = field(default_factory=list)
+    """Settings with which ours is measured too, in the same turns, for example ["kernels.cuda_graphs=true"]."""
     rounds: int = 5
     """Visits to each side, in turn; ratios are taken round by round."""
     steps_per_round: int = 4
@@ -90,6 +94,9 @@ class StepBenchConfig:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
         if not set(self.stages) <= {0, 1, 2, 3}:
             raise ValueError(f"stages={self.stages}: must hold some of 0, 1, 2, 3")
+        odd = [variant for variant in self.variants if not _VARIANT.fullmatch(variant)]
+        if odd:
+            raise ValueError(f"variants={self.variants}: '{odd[0]}' is no setting; expected SECTION.NAME=VALUE")
 
     @property
     def peers(self) -> list[str]:
@@ -150,7 +157,8 @@ def run(config: StepBenchConfig, folder: Path, command: str) -> Report:
         trace=str(trace.absolute()) if trace else None,
     )
     alone = config.memory and devices.kind == "cpu"
-    memory = _memory(config, setting, sides, launcher) if alone else {}
+    ran = [side for side in sides if side.name not in ranks[0]["failed"]]
+    memory = _memory(config, setting, ran, launcher) if alone else {}
     results = summarise(ranks, memory, sides, devices)
     results["missing"] = [peer for peer in config.peers if peer not in present]
     results["attention"], results["figure"] = attention, f"{name}.svg"
@@ -199,12 +207,21 @@ def _sides(config: StepBenchConfig, present: list[str], attention: dict[str, str
         Side(f"electra_ds_zero{stage}", f"electra_ds, ZeRO {stage}", OURS, (f"--deepspeed=zero{stage}", *own))
         for stage in config.stages
     ]
+    sides += [
+        Side(variant_name(one), f"{OURS}, {one}", OURS, (*RECORDED, *own, f"--{one}"), may_fail=True)
+        for one in config.variants
+    ]
     if "hf" in present:
         sides += [hugging_face(attention["not compiled"], masked, False) for masked in (False, True)]
         if config.compiled:
             sides += [hugging_face(attention["compiled"], masked, True) for masked in (False, True)]
     titles = {"modernbert": "ModernBERT, masked LM only", "electra_pytorch": "electra-pytorch"}
     return [*sides, *(Side(name, titles[name], name) for name in present if name in titles)]
+
+
+def variant_name(setting: str) -> str:
+    """Name of the side that measures ours with a setting, ``SECTION.NAME=VALUE``."""
+    return VARIANT + setting.replace("=", "-")
 
 
 def hugging_face(attention: str, masked: bool, compiled: bool) -> Side:

@@ -240,22 +240,23 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
             setattr(owner, name, own)
 
 
-def time_calls(owner_and_names: list[tuple[Any, str]], run: Callable[[], None]) -> float:
+def time_calls(
+    owner_and_names: list[tuple[Any, str]], run: Callable[[], Any], settle: Callable[[], Any] | None = None
+) -> float:
     """Seconds spent in some functions while `run` runs; those that are not there are left out.
 
     Args:
         owner_and_names: objects, and names of their functions; none of them may call another.
         run: what calls them.
+        settle: see `clocked`.
     """
     spent = [0.0]
 
     def counted(call: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any, **keywords: Any) -> Any:
-            begun = time.perf_counter()
-            try:
-                return call(*arguments, **keywords)
-            finally:
-                spent[0] += time.perf_counter() - begun
+            found: list[Any] = []
+            spent[0] += clocked(lambda: found.append(call(*arguments, **keywords)), settle)
+            return found[0]
 
         return timed
 
@@ -266,3 +267,20 @@ def time_calls(owner_and_names: list[tuple[Any, str]], run: Callable[[], None]) 
                 stack.enter_context(_replaced(owner, name, counted(call)))
         run()
     return spent[0]
+
+
+def clocked(call: Callable[[], Any], settle: Callable[[], Any] | None = None) -> float:
+    """Seconds that a call takes.
+
+    Args:
+        call: what to time.
+        settle: waits for a device that computes on its own: before, so that earlier work does not count, and
+            afterwards, so that the call's own does. None: there is none.
+    """
+    if settle:
+        settle()
+    begun = time.perf_counter()
+    call()
+    if settle:
+        settle()
+    return time.perf_counter() - begun

@@ -26,6 +26,8 @@ from electra_ds.training.supply import Supply
 from electra_ds.training.watchdog import Watchdog
 
 OURS = "electra_ds"
+VARIANT = "electra_ds_with_"
+"""Begins the name of ours with another setting."""
 NEVER = 10**9
 """Steps: more than any benchmark makes."""
 RECORDED = ("--logging.every=1", "--data.audit=true")
@@ -84,6 +86,8 @@ class Side:
     """Of ours: further options of `pretrain`."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Of a peer: arguments of its module."""
+    may_fail: bool = False
+    """Of ours: whether the others are measured without it where it fails, as they are without a peer."""
 
 
 class Step(Protocol):

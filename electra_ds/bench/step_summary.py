@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from electra_ds.bench.statistics import Spread, ratios
-from electra_ds.bench.step_sides import OURS, Side
+from electra_ds.bench.step_sides import OURS, VARIANT, Side
 from electra_ds.errors import UserError
 from electra_ds.model.flops import peak_flops
 
@@ -67,7 +67,8 @@ def summarise(
         ``ratio`` and its kin (medians over rounds, how many times as many tokens a second ours makes; None where a
         side is missing) with the ``spreads`` behind them, ``tokens_per_second`` and ``mfu`` of ours, ``peak_bytes``,
         ``memory_ratio`` (ours over the plain peer's), ``head_share``, ``data_wait``, ``overhead``, ``zero`` (by stage:
-        how many times as fast as stage 0), ``sides`` and what else the report shows.
+        how many times as fast as stage 0), ``variants`` (by setting: the figures of ours with it, as far as they are
+        measured), ``sides`` and what else the report shows.
     """
     first = ranks[0]
     flops, peak = first["flops_per_token"], devices.peak or first["peak_flops"]
@@ -111,6 +112,7 @@ def summarise(
         "overhead": first["records"]["seconds"] / first["records"]["step_seconds"],
         "overhead_by_rounds": 1 - spreads["electra_ds_bare"].median if "electra_ds_bare" in spreads else None,
         "zero": _zero(found),
+        "variants": _variants(found, memory),
         "peak_flops": peak,
         "peak_is_measured": devices.peak is None,
         "flops_per_token": flops,
@@ -124,8 +126,8 @@ def summarise(
     }
 
 
-def _memory_ratio(memory: dict[str, dict[str, Any]], key: str) -> float | None:
-    own, plain = (memory.get(name, {}).get(key) for name in (OURS, "transformers"))
+def _memory_ratio(memory: dict[str, dict[str, Any]], key: str, name: str = OURS) -> float | None:
+    own, plain = (memory.get(side, {}).get(key) for side in (name, RATIOS["ratio"]))
     return own / plain if own and plain else None
 
 
@@ -143,3 +145,25 @@ def _zero(found: dict[str, dict[str, Any]]) -> dict[str, list[float]]:
         return {}
     lowest = found[stages[0]]["tokens_per_second"]
     return {name[-1]: list(ratios(found[name]["tokens_per_second"], lowest).values) for name in stages}
+
+
+def _variants(found: dict[str, dict[str, Any]], memory: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Figures of ours with other settings, by setting."""
+    variants = {}
+    for name, side in found.items():
+        if not name.startswith(VARIANT):
+            continue
+        rates = side["tokens_per_second"]
+        figures = {
+            key: ratios(rates, found[peer]["tokens_per_second"]).median if peer in found else None
+            for key, peer in RATIOS.items()
+        }
+        variants[side["title"].removeprefix(f"{OURS}, ")] = {
+            **figures,
+            "tokens_per_second": Spread(tuple(rates)).median,
+            "mfu": side["mfu"],
+            "peak_bytes": (side["memory"] or {}).get("peak"),
+            "memory_ratio": _memory_ratio(memory, "peak", name),
+            "data_wait": side["data_wait"],
+        }
+    return variants

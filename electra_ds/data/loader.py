@@ -91,6 +91,12 @@ class RowSource:
         """Rows of one pass over everything that is used."""
         return self.order.total
 
+    @property
+    def segments_a_row(self) -> float:
+        """Segments of a row on average, from the counts alone: each row begins one, each document, each extra cut."""
+        documents = int(self.shards.records["documents"].sum(dtype=np.int64))
+        return 1 + documents / max(1, len(self)) + 1 / self.packing.short_segment_every
+
     def __len__(self) -> int:
         """Rows of the split, whether they are used or not."""
         return int(self.rows.sum())

@@ -73,10 +73,16 @@ def segment_borders(segments: Tensor, slots: int | None = None) -> Tensor:
         slots: S, at least the sum of `count_segments`, so that the shape is the same for every batch: slots that are
             left over begin and end at the last token. None takes as many as there are tokens. A kernel starts a block
             for each slot and head, used or not, so S should not be many times what is needed.
+
+    Raises:
+        ValueError: too few slots. Looked at on a CPU only: on a GPU the host would wait for the answer, so who counts
+            the segments checks there (`check_slots`).
     """
     rows, length = segments.shape
     slots = rows * length if slots is None else slots
     begins = _begins(segments).flatten()
+    if segments.device.type == "cpu":
+        check_slots(int(begins.sum()), slots)
     # One slot more than is returned takes the writes of tokens that begin nothing.
     slot = torch.where(begins, begins.cumsum(0) - 1, slots + 1)
     places = torch.arange(rows * length, dtype=torch.int32, device=segments.device)
@@ -87,6 +93,19 @@ def segment_borders(segments: Tensor, slots: int | None = None) -> Tensor:
 def count_segments(segments: Tensor) -> Tensor:
     """Segments of each row of int [B, L], its padding counted as one more: int64 [B]."""
     return _begins(segments).sum(1)
+
+
+def check_slots(count: int, slots: int) -> None:
+    """Refuse too few slots: a segment without one would move the end of the last, or be written past the borders.
+
+    Raises:
+        ValueError: `count` segments do not fit into `slots`.
+    """
+    if count > slots:
+        raise ValueError(
+            f"slots: {slots}; the batch holds {count} segments, the padding of each row counted as one more: give at "
+            "least as many slots (segment_slots), or None for as many as there are tokens"
+        )
 
 
 def segment_slots(count: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import os
 import re
 import shutil
@@ -16,10 +17,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from electra_ds.errors import UserError
 from electra_ds.kernels.config import Backends, KernelsConfig
+from electra_ds.kernels.limits import MOST_FEATURES, TRITON_CAPABILITY, interprets
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +36,8 @@ OPERATIONS = {
 }
 """Backends that each operation has; torch's runs everywhere."""
 
-_FLASH_CAPABILITY = (8, 0)
+_CAPABILITY = {"varlen": (8, 0), "flash_attn": (8, 0), "triton": TRITON_CAPABILITY}
+"""Least compute capability of a GPU, by backend; the others leave it to their package."""
 _FLASH_HEAD = 256
 """Most features of a head that the flash kernels take; they must be a multiple of 8."""
 _TORCH_FOR_VARLEN = (2, 11)
@@ -108,6 +111,7 @@ def choose(
     *,
     precision: str = "bf16",
     head_sizes: Sequence[int] = (),
+    hidden_sizes: Sequence[int] = (),
     compiled: bool = False,
 ) -> Chosen:
     """Take a backend for each operation: the one asked for, or the best that is there.
@@ -117,46 +121,64 @@ def choose(
         device: where the model lies.
         precision: of the run; the flash kernels know no float32.
         head_sizes: features of an attention head, of each network.
+        hidden_sizes: features of the hidden states, of each network.
         compiled: whether blocks go through torch.compile, which fuses the small operations by itself.
 
     Raises:
-        UserError: a backend that was asked for is not there; says why, and what to do.
+        UserError: a backend that was asked for is not there, or does not take this model; says why, and what to do.
     """
+
+    def problem(operation: str, backend: str) -> str:
+        found = look(operation, backend, device)
+        return found.reason or _unfit(operation, backend, precision, head_sizes, hidden_sizes)
+
     chosen: dict[str, str] = {}
-    notes: list[str] = []
+    slower: dict[str, list[str]] = {}
     for operation in OPERATIONS:
         asked = getattr(config, operation)
         if asked == "auto":
-            chosen[operation], note = _automatic(operation, device, precision, head_sizes, compiled)
-            notes += [note] if note else []
+            chosen[operation], reason = "torch", ""
+            for backend in _wanted(operation, device, compiled):
+                if not (reason := problem(operation, backend)):
+                    chosen[operation] = backend
+                    break
+            if reason:  # of the last one, which needs least
+                slower.setdefault(reason, []).append(operation)
             continue
-        found = look(operation, asked, device)
-        reason = found.reason or (flash_problem(precision, head_sizes) if asked in ("varlen", "flash_attn") else "")
-        if reason:
+        if reason := problem(operation, asked):
             raise UserError(
                 f"kernels.{operation}={asked} cannot run here: {reason}; or take kernels.{operation} auto, which takes "
                 "what is there ('electra-ds doctor' lists it)"
             )
         chosen[operation] = asked
-    return Chosen(Backends(**chosen, compiled=compiled), tuple(notes))
+    return Chosen(Backends(**chosen, compiled=compiled), tuple(_note(*one) for one in slower.items()))
 
 
-def _automatic(
-    operation: str, device: torch.device, precision: str, head_sizes: Sequence[int], compiled: bool
-) -> tuple[str, str]:
-    """The best backend that is there, and what to say if it is not the one it should be."""
+def _wanted(operation: str, device: torch.device, compiled: bool) -> tuple[str, ...]:
+    """What `auto` would rather have than torch's, the best first."""
     if device.type != "cuda" or operation == "optimizer" or (operation in ("layer_norm", "gelu") and compiled):
-        return "torch", ""
-    if operation != "attention":
-        found = look(operation, "triton", device)
-        return ("triton", "") if found.available else ("torch", "")
-    problem = flash_problem(precision, head_sizes)
-    for backend in () if problem else ("flash_attn", "varlen"):
-        found = look(operation, backend, device)
-        if found.available:
-            return backend, ""
-        problem = found.reason  # varlen's is the one to tell: it needs no package
-    return "torch", f"attention computes masked segments too, which is slower: {problem}"
+        return ()
+    return ("flash_attn", "varlen") if operation == "attention" else ("triton",)
+
+
+def _note(reason: str, operations: list[str]) -> str:
+    """One word on the operations that `auto` has torch run for the same reason."""
+    if operations == ["attention"]:
+        return f"attention computes masked segments too, which is slower: {reason}"
+    return f"torch runs {', '.join(operations)} (kernels.*), which is slower: {reason}"
+
+
+def _unfit(operation: str, backend: str, precision: str, head_sizes: Sequence[int], hidden_sizes: Sequence[int]) -> str:
+    """Why a backend does not take a run's tensors; empty if it does."""
+    if backend in ("varlen", "flash_attn"):
+        return flash_problem(precision, head_sizes)
+    most = MOST_FEATURES.get(operation, max(hidden_sizes, default=0))
+    if backend == "triton" and max(hidden_sizes, default=0) > most:
+        return (
+            f"the triton kernel keeps a row of up to {most:,} features in registers, and the model has hidden states "
+            f"of {max(hidden_sizes):,} (model.hidden_size)"
+        )
+    return ""
 
 
 def flash_problem(precision: str, head_sizes: Sequence[int]) -> str:
@@ -173,17 +195,16 @@ def flash_problem(precision: str, head_sizes: Sequence[int]) -> str:
 
 
 def _device_problem(backend: str, device: torch.device) -> str:
-    if backend == "deepspeed" or (backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"):
+    if backend == "deepspeed" or (backend == "triton" and interprets()):
         return ""
     if device.type != "cuda":
         return "needs a GPU"
-    if backend in ("varlen", "flash_attn"):
-        import torch
+    import torch
 
-        capability = torch.cuda.get_device_capability(device)
-        if capability < _FLASH_CAPABILITY:
-            need, has = (".".join(map(str, pair)) for pair in (_FLASH_CAPABILITY, capability))
-            return f"needs a GPU of compute capability {need} or later, this is {has}"
+    capability, least = torch.cuda.get_device_capability(device), _CAPABILITY.get(backend, (0, 0))
+    if capability < least:
+        need, has = (".".join(map(str, pair)) for pair in (least, capability))
+        return f"needs a GPU of compute capability {need} or later, this is {has}"
     return ""
 
 
@@ -226,10 +247,15 @@ def _triton() -> _Found:
 
 
 def _apex(operation: str) -> _Found:
-    extension, module = (
-        ("fused_layer_norm_cuda", "apex.normalization.fused_layer_norm")
+    extension, module, name, called = (
+        (
+            "fused_layer_norm_cuda",
+            "apex.normalization.fused_layer_norm",
+            "fused_layer_norm_affine",
+            _call("total", "weight", "shift", (1,), 1e-12),
+        )
         if operation == "layer_norm"
-        else ("amp_C", "apex.optimizers")
+        else ("amp_C", "apex.optimizers", "FusedAdam", _call([], adam_w_mode=True, lr=0.0, bias_correction=False))
     )
     if not _on_disk("apex"):
         return _Found("", f"apex is not installed: {_APEX_REMEDY}")
@@ -239,7 +265,27 @@ def _apex(operation: str) -> _Found:
         return _Found(installed_release("apex"), f"apex is built without {extension}: {_APEX_REMEDY}")
     found = _imported(extension, _APEX_REMEDY)
     found = found if found.problem else _imported(module, _APEX_REMEDY)
-    return _Found(installed_release("apex") or found.release, found.problem)
+    problem = found.problem
+    if not problem and not called(getattr(sys.modules[module], name, None)):
+        problem = f"apex does not fit: {module}.{name} is missing or takes other arguments: {_APEX_REMEDY}"
+    return _Found(installed_release("apex") or found.release, problem)
+
+
+def _call(*arguments: Any, **keywords: Any) -> Callable[[Any], bool]:
+    """Whether something can be called like this, as far as its signature tells."""
+
+    def fits(function: Any) -> bool:
+        if not callable(function):
+            return False
+        try:
+            inspect.signature(function).bind(*arguments, **keywords)
+        except TypeError:
+            return False
+        except ValueError:  # compiled code need not have a signature
+            return True
+        return True
+
+    return fits
 
 
 def _deepspeed(device: torch.device) -> _Found:

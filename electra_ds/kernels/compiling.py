@@ -9,8 +9,8 @@ import torch
 
 SHAPES = 1024
 """How many shapes of one function the compiler takes, over all modules that share it, before it gives up. Its own limit
-of 8 is for functions that compile again and again by mistake; here each row length, micro-batch and number of slots is
-a shape that comes back."""
+of 8 is for functions that compile again and again by mistake; here each row length and micro-batch is a shape that
+comes back, with a number of slots for segments that never shrinks (`training.room`)."""
 
 
 def compile_static(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,7 +2,8 @@
 
 Autograd by itself makes a dense [V, E] gradient for every use and adds them afterwards: for two look-ups and the
 vocabulary head eight passes over the matrix. Here each use hands the matrix on to the next one, so in the backward
-pass, which meets them in the opposite order, the last use makes the buffer and the others add to it in place.
+pass, which meets them in the opposite order, the last use makes the buffer and the others add to it in place. (A
+look-up on a GPU sums its rows in a buffer of its own before: its tokens are added up in float32, whatever the dtype.)
 
 Shape legend: E embedding size, V entries of the padded vocabulary.
 """
@@ -35,7 +36,7 @@ class _LookUp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, ids: Tensor, padding_id: int) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(ids)
-        ctx.shape, ctx.padding_id = weight.shape, padding_id
+        ctx.shape, ctx.dtype, ctx.padding_id = weight.shape, weight.dtype, padding_id
         ctx.set_materialize_grads(False)
         return weight[ids], weight.view_as(weight)
 
@@ -45,12 +46,13 @@ class _LookUp(torch.autograd.Function):
         if gradient is None:
             return handed_on, None, None
         (ids,) = ctx.saved_tensors
-        if handed_on is None:
+        if gradient.device.type != "cpu":
+            # By torch's own kernel, which sorts the ids and sums each row in float32; `index_put_` writes a 16-bit row
+            # back after every token, one after the other: thousands of [MASK]s round away and take their time.
             buffer = torch.ops.aten.embedding_dense_backward(gradient, ids, ctx.shape[0], ctx.padding_id, False)
-            return buffer, None, None
-        gradient = gradient.masked_fill((ids == ctx.padding_id)[..., None], 0.0)
+            return (buffer if handed_on is None else handed_on.add_(buffer)), None, None
         # Nobody else has the buffer: the uses after this one made it, and hand it on once.
-        gradient = gradient.to(handed_on.dtype).flatten(0, -2)
-        if handed_on.device.type == "cpu":  # in the order of the tokens; on a GPU atomics would add in any order
-            return handed_on.index_add_(0, ids.flatten(), gradient), None, None
-        return handed_on.index_put_((ids.flatten(),), gradient, accumulate=True), None, None
+        buffer = gradient.new_zeros(ctx.shape, dtype=ctx.dtype) if handed_on is None else handed_on
+        gradient = gradient.masked_fill((ids == ctx.padding_id)[..., None], 0.0).flatten(0, -2)
+        # `index_add_` sums each row in float32 on a CPU, where `embedding_dense_backward` rounds after every token.
+        return buffer.index_add_(0, ids.flatten(), gradient.to(buffer.dtype)), None, None

@@ -77,7 +77,7 @@ def vocabulary_head(
         from electra_ds.kernels.triton.vocabulary import vocabulary_head as fused
 
         arguments = (hidden, weight, bias, targets, weights, uniforms, vocab_size, temperature, disallow_correct)
-        return fused(*arguments)._replace(weight=weight)
+        return fused(*arguments, hands_on=True)
     learned = without_gradients(hidden, weight, bias)
     return VocabularyOutput(*_Head.apply(*learned, targets, weights, draws, vocab_size, compiled))
 

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from electra_ds.data.loader import Rows
-from electra_ds.kernels.attention import count_segments, segment_slots
+from electra_ds.kernels.attention import check_slots, count_segments
 from electra_ds.model import noise
 from electra_ds.model.batch import Batch
 from electra_ds.model.config import ObjectiveConfig
 from electra_ds.model.masking import SpecialIds, select, selectable
 from electra_ds.training import feeding
+from electra_ds.training.room import SegmentRoom
 
 SCALES = ("generator_scale", "discriminator_scale", "pair_generator_scale", "pair_discriminator_scale")
 """Fields of `Batch`."""
@@ -110,7 +111,12 @@ def _int64(array: np.ndarray) -> Tensor:
 
 
 def micro_batches(
-    prepared: PreparedRows, size: int, counts: Tensor, world_size: int, device: torch.device
+    prepared: PreparedRows,
+    size: int,
+    counts: Tensor,
+    world_size: int,
+    device: torch.device,
+    room: SegmentRoom | None = None,
 ) -> Iterator[Batch]:
     """Cut a rank's step into micro-batches whose losses, summed here and averaged over ranks, are the global means.
 
@@ -123,6 +129,7 @@ def micro_batches(
         counts: float64 [5], `PreparedRows.counts` added up over the global batch; those of pairs may be left out.
         world_size: ranks.
         device: where the model lies.
+        room: of the run, so that the shapes of a phase stay what they are; None makes room for these rows alone.
     """
     # Filled in by a kernel: a copy from ordinary memory would wait for the GPU.
     of_pairs = counts[3:5] if len(counts) > 3 else torch.zeros(2, dtype=counts.dtype)
@@ -130,9 +137,14 @@ def micro_batches(
     wanted = dict(zip(SCALES, (world_size / numbers.clamp(min=1)).tolist(), strict=True))
     names = SCALES if "pair_rows" in prepared.tensors else SCALES[:2]
     scales = {name: torch.full((), wanted[name], dtype=torch.float32, device=device) for name in names}
-    tensors = feeding.received(prepared.tensors, prepared.sent)
+    tensors, room = feeding.received(prepared.tensors, prepared.sent), room or SegmentRoom()
     for begin in range(0, len(prepared.row_ids), size):
         here = slice(begin, begin + size)
         part = {name: tensor[here].to(device, non_blocking=True) for name, tensor in tensors.items()}
-        slots = None if prepared.segments is None else segment_slots(int(prepared.segments[here].sum()))
+        slots = None
+        if prepared.segments is not None:
+            count = int(prepared.segments[here].sum())
+            rows, length = part["segments"].shape
+            slots = room.slots(rows, length, count)
+            check_slots(count, slots)  # on a GPU nobody looks again
         yield Batch(**part, **scales, slots=slots)

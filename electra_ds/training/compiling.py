@@ -47,6 +47,7 @@ def choose_backends(recipe: Recipe, model: ModelConfig, device: torch.device) ->
         device,
         precision=recipe.training.precision,
         head_sizes=heads,
+        hidden_sizes=(model.hidden_size, model.generator_hidden_size),
         compiled=compiles(recipe.kernels.compile, device),
     )
 

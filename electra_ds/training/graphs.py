@@ -7,7 +7,7 @@ batch's own numbers reach a recording as inputs: layout, dropout keys, embedding
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -45,59 +45,91 @@ def check_graphs(asked: bool, device: torch.device, model: Pretraining, stage: i
         )
 
 
-def record_encoders(model: Pretraining, batch: Batch) -> None:
+def record_encoders(model: Pretraining, batch: Batch, say: Callable[[str], None]) -> None:
     """Record every encoder at a batch's shapes; other shapes, and evaluation, go on as before.
 
     Args:
         model: in training mode, its weights where the engine keeps them.
         batch: any micro-batch of the usual shape.
+        say: is told, once, of a micro-batch that was trained on without a recording since it has another shape.
     """
     encoders = model.encoders
-    recordings = tuple(_Recording(encoder) for encoder in encoders)
+    recordings = tuple(Recording(encoder) for encoder in encoders)
     with torch.no_grad():
         embedded = model.embeddings(batch.generator_ids, batch.positions, batch.token_types)
         layouts = model.layouts(batch)
         keys = model.dropout_keys(batch.keys)
     samples = []
     for recording, layout, own in zip(recordings, layouts, keys, strict=True):
-        recording.longest = layout.longest
+        recording.longest, recording.has_bias = layout.longest, layout.bias is not None
         # Copies: what a recording reads must be nobody else's, or the next one overwrites what its backward pass needs.
-        flat = recording.flat(embedded.detach().clone().requires_grad_(), layout, own)
+        flat = flat_arguments(embedded.detach().clone().requires_grad_(), layout, own)
         samples.append((flat[0], *(tensor.clone() for tensor in flat[1:])))
     # In the order in which they run, so that the recordings may share memory.
     torch.cuda.make_graphed_callables(recordings, tuple(samples))
+    told = once(say)
     for encoder, recording, sample in zip(encoders, recordings, samples, strict=True):
-        encoder.forward = _replaying(encoder, recording, sample)  # type: ignore[method-assign]
+        encoder.forward = replaying(encoder, recording, sample, told)  # type: ignore[method-assign]
 
 
-class _Recording(nn.Module):
-    """An encoder whose arguments are tensors only."""
+class Recording(nn.Module):
+    """An encoder whose arguments are tensors only: those of `flat_arguments`."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self._forward, self.layers = encoder.forward, nn.ModuleList([encoder])
-        self.longest = 0
-
-    def flat(self, embedded: Tensor, layout: Layout, keys: Tensor | None) -> tuple[Tensor, ...]:
-        """The tensors among an encoder's arguments."""
-        self._has_bias = layout.bias is not None
-        place = layout.bias if layout.bias is not None else layout.borders
-        assert place is not None
-        return (embedded, place) if keys is None else (embedded, place, keys)
+        self.longest, self.has_bias = 0, False
 
     def forward(self, embedded: Tensor, place: Tensor, keys: Tensor | None = None) -> Tensor:
-        layout = Layout(place, None, self.longest) if self._has_bias else Layout(None, place, self.longest)
+        """Run it on embedded [B, L, E], bias or borders of a `Layout`, and dropout keys."""
+        layout = Layout(place, None, self.longest) if self.has_bias else Layout(None, place, self.longest)
         return self._forward(embedded, layout, keys)
 
 
-def _replaying(encoder: Encoder, recording: _Recording, sample: tuple[Tensor, ...]) -> Any:
-    plain, shapes = encoder.forward, [tensor.shape for tensor in sample]
+def replaying(
+    encoder: Encoder, recording: nn.Module, sample: tuple[Tensor, ...], say: Callable[[str], None]
+) -> Callable[..., Tensor]:
+    """The forward pass that takes a recording where it fits.
+
+    Args:
+        encoder: what was recorded.
+        recording: of the tensors among its arguments.
+        sample: those that it was recorded with.
+        say: is told where another shape comes in training.
+    """
+    plain, shapes = encoder.forward, [list(tensor.shape) for tensor in sample]
 
     def either(embedded: Tensor, layout: Layout, keys: Tensor | None = None) -> Tensor:
         if not encoder.training:
             return plain(embedded, layout, keys)
-        flat = recording.flat(embedded, layout, keys)
-        hidden: Tensor = recording(*flat) if [t.shape for t in flat] == shapes else plain(embedded, layout, keys)
-        return hidden
+        flat = flat_arguments(embedded, layout, keys)
+        found = [list(tensor.shape) for tensor in flat]
+        if found == shapes:
+            replayed: Tensor = recording(*flat)
+            return replayed
+        say(
+            f"kernels.cuda_graphs: a micro-batch has other shapes (embeddings, segments, dropout keys: {found}) than "
+            f"what was recorded ({shapes}); the networks run launch by launch there, which is slower for small ones"
+        )
+        return plain(embedded, layout, keys)
 
     return either
+
+
+def flat_arguments(embedded: Tensor, layout: Layout, keys: Tensor | None) -> tuple[Tensor, ...]:
+    """The tensors among an encoder's arguments."""
+    place = layout.bias if layout.bias is not None else layout.borders
+    assert place is not None
+    return (embedded, place) if keys is None else (embedded, place, keys)
+
+
+def once(say: Callable[[str], None]) -> Callable[[str], None]:
+    """Say the first thing only."""
+    said: list[str] = []
+
+    def tell(message: str) -> None:
+        if not said:
+            said.append(message)
+            say(message)
+
+    return tell

@@ -35,6 +35,7 @@ from electra_ds.training.metrics import Audit, Meter, Writer
 from electra_ds.training.nonfinite import NonfiniteWatch, loss_scale_falls, losses_of, telling_loss
 from electra_ds.training.peers import Peers
 from electra_ds.training.progress import Progress
+from electra_ds.training.room import SegmentRoom
 from electra_ds.training.schedule import PhasePlan, learning_rate, phase_at, plan_phases
 from electra_ds.training.stopping import SAVE_NAME, STOP_NAME, RequestFiles, signalled
 from electra_ds.training.supply import Supply
@@ -89,6 +90,8 @@ class Trainer:
         for note in notes:
             self._say(note)
         model.use(self.backends)
+        told = self._say if self.backends.attention != "torch" else None  # under a mask slots are no shape
+        self.room = SegmentRoom(lambda length: self.supply.source(length).segments_a_row, told)
         model.recompute_layers(recipe.kernels.activation_checkpointing)
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         config = engines.read_deepspeed_config(recipe.deepspeed)
@@ -131,7 +134,8 @@ class Trainer:
         if recipe.kernels.cuda_graphs:
             longest = max(self.plans, key=lambda plan: plan.end - plan.begin)
             rows = self.supply.one_batch([longest])
-            record_encoders(model, next(micro_batches(rows, longest.micro_batch, rows.counts, 1, device)))
+            batch = next(micro_batches(rows, longest.micro_batch, rows.counts, 1, device, self.room))
+            record_encoders(model, batch, self._say)
         self.requests = RequestFiles(self.folder, self.place.is_first)
         self.waited_seconds = 0.0
         self.meter = Meter(
@@ -233,7 +237,8 @@ class Trainer:
         sums: Tensor | None = None
         histogram: Tensor | None = None
         losses: list[Tensor] = []
-        for number, batch in enumerate(micro_batches(prepared, plan.micro_batch, counts, world_size, self.device)):
+        batches = micro_batches(prepared, plan.micro_batch, counts, world_size, self.device, self.room)
+        for number, batch in enumerate(batches):
             self.engine.set_gradient_accumulation_boundary(number == plan.accumulation - 1)
             output = self.engine(batch)
             # The engine divides by its accumulation count, at stage 0 even when told not to (scale_wrt_gas): undone

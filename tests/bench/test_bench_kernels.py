@@ -3,7 +3,11 @@
 import json
 import math
 
+import torch
+
+from electra_ds.bench.kernels_cases import packed_layouts
 from electra_ds.cli import main
+from electra_ds.kernels.attention import attention_layout
 
 OPERATIONS = {"attention", "layer_norm", "gelu", "dropout", "vocabulary_head", "discriminator_head"}
 
@@ -40,3 +44,13 @@ def test_compiled_ways_are_measured_too(tmp_path):
 def test_an_unknown_operation_is_refused(capsys):
     assert main(["bench", "kernels", "--operations=[softmax]"]) == 2
     assert "must hold some of attention" in capsys.readouterr().err
+
+
+def test_packed_attention_gets_as_much_room_as_in_training():
+    """A kernel starts a block for each slot: as many as tokens would be 32,768 for a few hundred segments."""
+    segments = torch.ones(8, 64, dtype=torch.long)
+    segments[1::2, 32:] = 2
+    layouts = packed_layouts(segments, torch.float32, ["torch", "varlen"])
+    assert layouts["varlen"].borders.shape == (17,)
+    assert torch.equal(layouts["varlen"].borders[:13], attention_layout(segments, torch.float32, "varlen").borders[:13])
+    assert layouts["torch"].bias.shape == (8, 1, 64, 64)

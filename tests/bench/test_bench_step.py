@@ -3,13 +3,15 @@
 import dataclasses
 import json
 import math
+import time
 
 import pytest
 import torch
 
-from electra_ds.bench.step import StepBenchConfig, hugging_face, report_name
+from electra_ds.bench.step import StepBenchConfig, _sides, hugging_face, report_name
+from electra_ds.bench.step_parts import clocked, time_calls
 from electra_ds.bench.step_peers import JointStep, ModernBertStep, gumbel_samples
-from electra_ds.bench.step_sides import Setting
+from electra_ds.bench.step_sides import RECORDED, Setting
 from electra_ds.bench.step_worker import count_rows
 from electra_ds.cli import main
 from electra_ds.export.mapping import discriminator_to_huggingface, generator_to_huggingface
@@ -42,6 +44,7 @@ def page(tmp_path_factory):
         "--ranks=2",
         "--stages=[0,1]",
         "--peer=hf,electra_pytorch",
+        "--variants=[kernels.activation_checkpointing=true,kernels.cuda_graphs=true]",
         "--profile",
         f"--json={folder / 'figures.json'}",
     ]
@@ -61,7 +64,12 @@ def test_the_short_mode_measures_everything_there_is(page):
         "transformers",
         "transformers_masked_head",
     }
-    assert not found["failed"]
+    assert set(found["failed"]) == {"electra_ds_with_kernels.cuda_graphs-true"}  # there is no GPU, and the rest goes on
+    assert set(found["variants"]) == {"kernels.activation_checkpointing=true"}
+    [variant] = found["variants"].values()
+    for key in ("tokens_per_second", "ratio", "ratio_masked_head", "mfu"):
+        assert variant[key] > 0
+    assert variant["peak_bytes"] is None  # the short mode measures the memory of two sides only
     for side in found["sides"].values():
         assert len(side["tokens_per_second"]) == 2
         assert all(math.isfinite(rate) and rate > 0 for rate in side["tokens_per_second"])
@@ -218,3 +226,45 @@ def test_rows_are_counted_by_the_lengths_of_their_segments():
     ids = torch.zeros(2).numpy()
     counted = count_rows(PreparedRows({"segments": segments}, counts, ids, ids))
     assert counted == {"tokens": 11, "selected": 2, "slots": 12, "squares": 9 + 4 + 36}
+
+
+class Queue:
+    """A device that computes on its own: work is queued at once, and takes its time when somebody waits for it."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def settle(self):
+        time.sleep(self.seconds)
+        self.seconds = 0.0
+
+    def network(self):
+        self.seconds += 0.2
+
+    def record(self):
+        self.seconds += 0.02
+        return "recorded"
+
+
+def test_clocked_calls_count_their_own_work_on_the_device_and_no_earlier_one():
+    queue, results = Queue(), []
+
+    def run():
+        for _ in range(2):
+            queue.network()
+            results.append(queue.record())
+
+    assert 0.04 <= time_calls([(queue, "record"), (queue, "missing")], run, queue.settle) < 0.15
+    assert results == ["recorded"] * 2
+    queue.network()
+    assert clocked(run, queue.settle) >= 0.44
+    assert queue.seconds == 0
+
+
+def test_a_variant_is_ours_with_one_more_setting_and_may_fail(capsys):
+    config = StepBenchConfig(variants=["kernels.cuda_graphs=true"], options=["--model.dropout=0"])
+    [side] = [side for side in _sides(config, [], {}) if side.may_fail]
+    assert (side.title, side.kind) == ("electra_ds, kernels.cuda_graphs=true", "electra_ds")
+    assert side.options == (*RECORDED, "--model.dropout=0", "--kernels.cuda_graphs=true")
+    assert main(["bench", "step", "--variants=[cuda_graphs]"]) == 2
+    assert "'cuda_graphs' is no setting; expected SECTION.NAME=VALUE" in capsys.readouterr().err

@@ -81,6 +81,16 @@ def interpret(
     return reply
 
 
+def on_gpu(operation: str, grads: dict[str, Tensor] | None = None, **arguments: Any) -> dict[str, Tensor]:
+    """As `interpret`, compiled for the GPU of this process; results on the CPU."""
+
+    def moved(values: dict[str, Any]) -> dict[str, Any]:
+        return {name: value.cuda() if isinstance(value, Tensor) else value for name, value in values.items()}
+
+    reply = _answer(operation, moved(grads or {}) or None, moved(arguments), False, False, None, None)
+    return {name: value.cpu() for name, value in reply.items()}
+
+
 @functools.cache
 def _start() -> subprocess.Popen:
     process = subprocess.Popen(

@@ -88,3 +88,12 @@ def test_borders_are_where_segments_begin_and_unused_slots_are_empty(segments):
 @pytest.mark.parametrize(("count", "slots"), [(1, 1), (2, 2), (3, 4), (128, 256), (102, 128), (103, 128), (104, 256)])
 def test_slots_are_a_power_of_two_with_a_quarter_to_spare(count, slots):
     assert segment_slots(count) == slots
+
+
+def test_too_few_slots_are_refused():
+    """They would move the last border, or be written past it."""
+    segments = torch.tensor([[1, 1, 2, 3], [1, 2, 2, 0]])
+    assert segment_borders(segments, 6).tolist() == [0, 2, 3, 4, 5, 7, 8]
+    for slots in (5, 3):
+        with pytest.raises(ValueError, match=f"slots: {slots}; the batch holds 6 segments, the padding of each row"):
+            segment_borders(segments, slots)

@@ -13,6 +13,9 @@ import torch
 from electra_ds.errors import UserError
 from electra_ds.kernels.backends import OPERATIONS, choose, flash_problem, look, survey
 from electra_ds.kernels.config import Backends, KernelsConfig
+from electra_ds.kernels.limits import interprets
+from electra_ds.training.compiling import compiles
+from tests.kernels.reference import needs_triton
 
 CPU = torch.device("cpu")
 SCRIPT = """
@@ -81,6 +84,7 @@ def test_a_triton_that_fits_needs_a_gpu_or_its_interpreter(tmp_path):
     put(tmp_path, "triton", "__version__ = '3.2.0'")
     assert looked_at("gelu", "triton", tmp_path, TRITON_INTERPRET="0") == [False, "3.2.0", "needs a GPU"]
     assert looked_at("gelu", "triton", tmp_path, TRITON_INTERPRET="1") == [True, "3.2.0", ""]
+    assert looked_at("gelu", "triton", tmp_path, TRITON_INTERPRET="true") == [True, "3.2.0", ""]
 
 
 def test_a_package_that_does_not_load_tells_its_error(tmp_path):
@@ -99,6 +103,20 @@ def test_flash_attn_of_another_generation_does_not_fit(tmp_path):
     assert looked_at("attention", "flash_attn", tmp_path) == [False, "2.8.3", "needs a GPU"]
 
 
+APEX = {
+    "layer_norm": "input, weight, bias, normalized_shape, eps=1e-6, memory_efficient=False",
+    "optimizer": "params, lr=1e-3, bias_correction=True, betas=(0.9, 0.999), eps=1e-8, adam_w_mode=True, "
+    "weight_decay=0.0, amsgrad=False, set_grad_none=True, capturable=False, master_weights=False",
+}
+"""Parameters of what we call, as apex has them."""
+
+
+def write_apex(folder, text):
+    """What apex offers, both in one text."""
+    for module in ("normalization/fused_layer_norm.py", "optimizers/__init__.py"):
+        (folder / "apex" / module).write_text(text)
+
+
 @pytest.mark.parametrize(("operation", "extension"), [("layer_norm", "fused_layer_norm_cuda"), ("optimizer", "amp_C")])
 def test_apex_is_nvidias_and_built_with_its_extensions(tmp_path, operation, extension):
     assert "apex is not installed: build NVIDIA's from" in looked_at(operation, "apex", tmp_path)[2]
@@ -108,6 +126,14 @@ def test_apex_is_nvidias_and_built_with_its_extensions(tmp_path, operation, exte
     put(tmp_path, "apex/optimizers")
     assert f"apex is built without {extension}: build" in looked_at(operation, "apex", tmp_path)[2]
     (tmp_path / f"{extension}.py").write_text("")
+    name = "fused_layer_norm.fused_layer_norm_affine" if operation == "layer_norm" else "optimizers.FusedAdam"
+    parameters = APEX[operation]
+    for unfit in ("", f"def {name.partition('.')[2]}({parameters.split(',')[0]}): pass"):
+        write_apex(tmp_path, unfit)
+        told = looked_at(operation, "apex", tmp_path)[2]
+        assert "needs a GPU; apex does not fit: apex." in told
+        assert f"{name} is missing or takes other arguments: build NVIDIA's from" in told
+    write_apex(tmp_path, f"def {name.partition('.')[2]}({parameters}): pass")
     assert looked_at(operation, "apex", tmp_path)[2] == "needs a GPU"
 
 
@@ -121,6 +147,67 @@ def test_the_flash_kernels_take_two_precisions_and_some_heads():
     assert flash_problem("bf16", (32, 64, 256)) == flash_problem("fp16", ()) == ""
     assert "training.precision is float32" in flash_problem("float32", (64,))
     assert "the model has heads of 20, 264;" in flash_problem("bf16", (64, 20, 264))
+
+
+@needs_triton
+class TestAsIfThereWereAGpu:
+    """Of which torch is asked for its compute capability only."""
+
+    GPU = torch.device("cuda", 0)
+
+    @pytest.fixture(autouse=True)
+    def capability(self, monkeypatch):
+        monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
+        def be(*pair):
+            monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: pair)
+
+        be(8, 0)
+        return be
+
+    def test_too_old_for_triton_takes_torch_with_one_word_and_compiles_nothing(self, capability):
+        capability(6, 1)
+        backends, notes = choose(KernelsConfig(), self.GPU)
+        assert backends == Backends()
+        assert notes == (
+            "attention computes masked segments too, which is slower: needs a GPU of compute capability 8.0 or later, "
+            "this is 6.1",
+            "torch runs layer_norm, gelu, vocabulary_head, discriminator_head (kernels.*), which is slower: needs a "
+            "GPU of compute capability 7.0 or later, this is 6.1",
+        )
+        assert compiles(None, self.GPU) is False
+        with pytest.raises(UserError, match=r"kernels.compile=true cannot run here: needs a GPU of compute capability"):
+            compiles(True, self.GPU)
+        with pytest.raises(UserError, match=r"kernels.gelu=triton cannot run here: .* 7.0 or later, this is 6.1; or"):
+            choose(KernelsConfig(gelu="triton"), self.GPU)
+
+    def test_young_enough_takes_triton(self, capability):
+        capability(7, 0)
+        backends, notes = choose(KernelsConfig(), self.GPU)
+        assert backends.gelu == backends.vocabulary_head == "triton" and len(notes) == 1
+        assert compiles(None, self.GPU) is True
+
+    def test_rows_too_long_for_a_kernel_take_torch_with_one_word(self):
+        sizes = {"hidden_sizes": (9216, 2304)}
+        backends, notes = choose(KernelsConfig(), self.GPU, **sizes)
+        assert backends.layer_norm == backends.discriminator_head == "torch"
+        assert backends.gelu == backends.vocabulary_head == "triton"
+        assert notes == (
+            "torch runs layer_norm, discriminator_head (kernels.*), which is slower: the triton kernel keeps a row of "
+            "up to 8,192 features in registers, and the model has hidden states of 9,216 (model.hidden_size)",
+        )
+        for name in ("layer_norm", "discriminator_head"):
+            with pytest.raises(UserError, match=f"kernels.{name}=triton cannot run here: the triton kernel keeps"):
+                choose(KernelsConfig(**{name: "triton"}), self.GPU, **sizes)
+        assert choose(KernelsConfig(), self.GPU, hidden_sizes=(8192, 2048)).notes == ()
+
+
+@needs_triton
+@pytest.mark.parametrize("text", ["1", "true", "TRUE", "on", "yes", "y", "0", "false", "off", "", "2"])
+def test_the_interpreter_is_on_where_triton_says_so(text, monkeypatch):
+    knobs = pytest.importorskip("triton.knobs", reason="this triton reads the environment by itself")
+    monkeypatch.setenv("TRITON_INTERPRET", text)
+    assert interprets() is knobs.runtime.interpret
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

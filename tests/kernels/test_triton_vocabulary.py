@@ -4,11 +4,15 @@ Most cases are on a grid: hidden states in quarters, weights in eighths, so that
 whatever its order and its rounding to 16 bits is one number, not two neighbours. What is left is the arithmetic after.
 """
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from electra_ds.kernels.sampling import sample_tokens
-from tests.kernels.reference import LARGEST_UNIFORM, Refused, interpret, needs_triton, within
+from tests.kernels.reference import LARGEST_UNIFORM, ROOT, Refused, interpret, needs_triton, within
 
 pytestmark = needs_triton
 ONE = torch.tensor(1.0)
@@ -263,3 +267,59 @@ def test_a_target_of_probability_zero_or_outside_the_vocabulary_makes_the_loss_n
 def test_unfit_inputs_are_refused_by_name(changes, message):
     with pytest.raises(Refused, match=f"ValueError: {message}"):
         interpret("vocabulary_head", **{**make(4, 16, 100), **changes})
+
+
+SHARED = """
+import sys, torch
+from torch.nn import functional
+from electra_ds.kernels.embedding import SharedMatrix
+from electra_ds.kernels.vocabulary import vocabulary_head
+from tests.kernels.reference import _mend_bfloat16
+from tests.kernels.test_triton_vocabulary import make
+
+_mend_bfloat16()
+dtype, last = getattr(torch, sys.argv[1]), sys.argv[2] == "last"
+torch.manual_seed(0)
+ids, later = torch.randint(0, 91, (2, 7)), torch.randint(0, 91, (2, 7))
+case = make(14, 16, 100, 91, dtype)
+weight = case["weight"].requires_grad_()
+rest = {name: value for name, value in case.items() if name not in ("hidden", "weight")}
+
+def loss(first, output, second):
+    return output.loss * 3 + (first * first).sum() + (0 if last else (second * second).sum())
+
+shared, places = SharedMatrix(weight, 5), []
+first = shared.look_up(ids)
+for use in ("head", "look-up"):
+    shared.weight.register_hook(lambda gradient: places.append(gradient.data_ptr()) if gradient is not None else None)
+    if use == "head":
+        output = vocabulary_head(first.flatten(0, 1), shared.weight, backend="triton", **rest)
+        shared.weight = output.weight
+    else:
+        second = shared.look_up(later)
+(together,) = torch.autograd.grad(loss(first, output, second), [weight])
+places.append(together.data_ptr())
+first, second = (functional.embedding(one, weight, 5) for one in (ids, later))
+output = vocabulary_head(first.flatten(0, 1), weight, backend="triton", **rest)
+(apart,) = torch.autograd.grad(loss(first, output, second), [weight])
+error = (together.double() - apart.double()).abs().max() / apart.double().abs().max()
+assert output.weight is not None and error < 4 * torch.finfo(dtype).eps, error
+assert not together[91:].any()
+print(len(places), len(set(places)))
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("place", ["between", "last"])
+def test_a_matrix_handed_on_collects_all_gradients_in_one_buffer(dtype, place):
+    """The head adds its own in place to what later uses made, or makes the buffer where it comes last."""
+    done = subprocess.run(
+        [sys.executable, "-c", SHARED, dtype, place],
+        cwd=ROOT,
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["2" if place == "last" else "3", "1"]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import Tensor
 
+from electra_ds.kernels.limits import interprets
+
 FLOATING = (torch.float32, torch.bfloat16, torch.float16)
-INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
-"""As triton reads it, once, when a kernel is defined."""
+INTERPRETED = interprets()
+"""Triton looks once, when a kernel is defined."""
 
 
 def check_float(name: str, value: Tensor) -> None:

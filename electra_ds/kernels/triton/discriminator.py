@@ -20,10 +20,10 @@ from torch import Tensor, float32
 from torch.library import custom_op
 
 from electra_ds.kernels.discriminator import DiscriminatorOutput
+from electra_ds.kernels.limits import MOST_FEATURES
 from electra_ds.kernels.triton.checks import ceil_div, check_features, check_float, check_shape, whole_rows
 from electra_ds.kernels.triton.gelu import gelu, gelu_slope
 
-_MOST_FEATURES = 8192
 _PROGRAMS = 512
 
 
@@ -190,7 +190,7 @@ def discriminator_loss(
         ValueError: a dtype or shape is not as said.
     """
     features = hidden.shape[-1]
-    check_features(features, _MOST_FEATURES)
+    check_features(features, MOST_FEATURES["discriminator_head"])
     shapes = {"bias": (features,), "weight": (features,), "shift": (1,)}
     check_float("hidden", hidden)
     for name, value in {"bias": bias, "weight": weight, "shift": shift}.items():

@@ -24,10 +24,10 @@ from torch import Tensor, float32, int32
 from torch.library import custom_op
 
 from electra_ds.kernels import dropout
+from electra_ds.kernels.limits import MOST_FEATURES
 from electra_ds.kernels.triton.checks import ceil_div, check_features, check_float, check_shape, whole_rows
 from electra_ds.kernels.triton.hashing import keeps
 
-_MOST_FEATURES = 8192
 _PROGRAMS = 512
 """Of the backward pass: about four on each multiprocessor, enough loads in flight to saturate the memory."""
 
@@ -248,7 +248,7 @@ def dropout_add_layer_norm(
         ValueError: a dtype or shape is not as said, or `probability` is not in [0, 1).
     """
     features = hidden.shape[-1]
-    check_features(features, _MOST_FEATURES)
+    check_features(features, MOST_FEATURES["layer_norm"])
     check_float("hidden", hidden)
     vectors = {"bias": bias, "weight": weight, "shift": shift}
     for name, vector in vectors.items():

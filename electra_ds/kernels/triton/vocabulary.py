@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, float32
+from torch.autograd.function import once_differentiable
 from torch.library import custom_op
 
 from electra_ds.kernels.sampling import GROUP
@@ -128,17 +129,37 @@ def _operation_backward(
     vocab_size: int, tiles: list[int],
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of hidden, weight and bias, each in its dtype."""
+    grad_weight = torch.empty_like(weight)
+    saved = (hidden, weight, bias, targets, weights, log_sums)
+    grad_hidden, grad_bias = _gradients(grad_weight, False, grad, saved, vocab_size, tiles)
+    return grad_hidden, grad_weight, grad_bias
+
+
+def _gradients(
+    grad_weight: Tensor, adds: bool, grad: Tensor, saved: tuple[Tensor, ...], vocab_size: int, tiles: list[int]
+) -> tuple[Tensor, Tensor]:
+    """Write weight's gradient into a buffer, or add it; returns those of hidden and bias, each in its dtype.
+
+    Args:
+        grad_weight: [V, E], the buffer.
+        adds: to what it holds.
+        grad: scalar, of the loss.
+        saved: hidden, weight, bias, targets, weights, and the logarithms of the sums of exponentials.
+        vocab_size: entries of the vocabulary.
+        tiles: launch shape; none: as chosen.
+    """
+    hidden, weight, bias, targets, weights, log_sums = saved
     shape = Tiles(*tiles) if tiles else choose_tiles(hidden, len(weight))
     count, width = hidden.shape
     blocks = ceil_div(count, shape.rows)
     buffer = hidden.new_empty((count, shape.chunk))
     partial = hidden.new_zeros((blocks, len(weight)), dtype=float32)
     grad_hidden = hidden.new_zeros((count, width), dtype=float32)
-    grad_weight = torch.empty_like(weight)
     for first in range(0, len(weight), shape.chunk):
-        part = weight[first : first + shape.chunk]
+        part, into = (matrix[first : first + shape.chunk] for matrix in (weight, grad_weight))
         if not count or first >= vocab_size:
-            grad_weight[first : first + shape.chunk].zero_()
+            if not adds:
+                into.zero_()
             continue
         chunk_gradients[(blocks, ceil_div(len(part), shape.columns))](
             grad, hidden, weight, bias, targets, weights, log_sums, buffer, partial,
@@ -148,8 +169,11 @@ def _operation_backward(
         )  # fmt: skip
         gradients = buffer[:, : len(part)]
         _add_product(grad_hidden, gradients, part)
-        torch.mm(gradients.t(), hidden, out=grad_weight[first : first + shape.chunk])
-    return grad_hidden.to(hidden.dtype), grad_weight, partial.sum(0).to(bias.dtype)
+        if adds:
+            into.addmm_(gradients.t(), hidden)
+        else:
+            torch.mm(gradients.t(), hidden, out=into)
+    return grad_hidden.to(hidden.dtype), partial.sum(0).to(bias.dtype)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
@@ -196,6 +220,34 @@ def _differentiate(ctx, grad, *_):
 _operation.register_autograd(_differentiate, setup_context=_save)
 
 
+class _HandingOn(torch.autograd.Function):
+    """The operation for an embedding matrix that goes on to its next use (`kernels.embedding`)."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, targets, weights, uniforms, vocab_size, temperature, disallow_correct):
+        ctx.set_materialize_grads(False)
+        inputs = (hidden, weight, bias, targets, weights, uniforms)
+        output = _operation(*inputs, vocab_size, temperature, disallow_correct, [])
+        loss, samples, correct, log_sums, losses = output
+        ctx.vocab_size = vocab_size
+        ctx.save_for_backward(hidden, weight, bias, targets, weights, log_sums)
+        ctx.mark_non_differentiable(samples, correct, losses)
+        return loss, samples, correct, weight.view_as(weight), losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, samples, correct, handed_on, losses):
+        rest = (None,) * 6
+        if grad is None:
+            return None, handed_on, None, *rest
+        if handed_on is None or handed_on.dtype != ctx.saved_tensors[1].dtype:
+            grad_hidden, grad_weight, grad_bias = _operation_backward(grad, *ctx.saved_tensors, ctx.vocab_size, [])
+            return grad_hidden, grad_weight if handed_on is None else handed_on + grad_weight, grad_bias, *rest
+        # Nobody else has the buffer that was handed on: later uses of the matrix made it.
+        grad_hidden, grad_bias = _gradients(handed_on, True, grad, ctx.saved_tensors, ctx.vocab_size, [])
+        return grad_hidden, handed_on, grad_bias, *rest
+
+
 def vocabulary_head(
     hidden: Tensor,
     weight: Tensor,
@@ -206,6 +258,7 @@ def vocabulary_head(
     vocab_size: int,
     temperature: float = 1.0,
     disallow_correct: bool = False,
+    hands_on: bool = False,
     _tiles: Tiles | None = None,
 ) -> VocabularyOutput:
     """Project onto the vocabulary, compare with the targets, and draw a token; no logits reach memory.
@@ -221,18 +274,20 @@ def vocabulary_head(
         vocab_size: entries of the vocabulary, at most V.
         temperature: above 0.
         disallow_correct: never draw the target.
-        _tiles: launch shape, for tests.
+        hands_on: return the matrix for its next use too, whose gradient this use's is then added to in place.
+        _tiles: launch shape, for tests; not with `hands_on`.
 
     Logits are summed in float32 and rounded once, to the dtype of `hidden`, as a linear layer of that dtype rounds
     them; everything after is float32. Float32 products follow `torch.set_float32_matmul_precision`.
 
     Returns:
-        Loss, samples, correct, losses, as `electra_ds.kernels.vocabulary` has them. Deterministic, gradients included.
+        Loss, samples, correct, losses, and the matrix, as `electra_ds.kernels.vocabulary` has them. Deterministic,
+        gradients included.
 
     Raises:
         ValueError: a dtype, a shape or a number is not as said.
     """
-    kind = hidden.device.type
+    kind, matrix = hidden.device.type, weight
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
@@ -241,11 +296,13 @@ def vocabulary_head(
         raise ValueError(f"vocab_size: {vocab_size}; expected 1 to the {len(weight)} rows of weight")
     if not temperature > 0:
         raise ValueError(f"temperature: {temperature}; expected above 0")
+    inputs = [value.contiguous() for value in (hidden, weight, bias, targets, weights, uniforms)]
+    if hands_on and weight is matrix:
+        return VocabularyOutput(*_HandingOn.apply(*inputs, vocab_size, temperature, disallow_correct))
     loss, samples, correct, _, losses = _operation(
-        hidden.contiguous(), weight.contiguous(), bias.contiguous(), targets.contiguous(), weights.contiguous(),
-        uniforms.contiguous(), vocab_size, temperature, disallow_correct, list(_tiles or ()),
-    )  # fmt: skip
-    return VocabularyOutput(loss, samples, correct, losses=losses)
+        *inputs, vocab_size, temperature, disallow_correct, list(_tiles or ())
+    )
+    return VocabularyOutput(loss, samples, correct, matrix if hands_on else None, losses)
 
 
 def _check(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, weights: Tensor, uniforms: Tensor) -> None:
