@@ -32,6 +32,15 @@ class SharedMatrix:
         return rows
 
 
+def look_up(weight: Tensor, ids: Tensor, padding_id: int | None = None) -> Tensor:
+    """Rows [..., E] of `weight` [V, E] at int64 `ids` [...], for a matrix with one use.
+
+    `torch.nn.functional.embedding` for 16 bits on a CPU, too: there torch rounds the gradient after every token, and a
+    sum of ones ends at 256 in bfloat16, where a token type has all tokens of a step.
+    """
+    return SharedMatrix(weight, -1 if padding_id is None else padding_id).look_up(ids)
+
+
 class _LookUp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, ids: Tensor, padding_id: int) -> tuple[Tensor, Tensor]:

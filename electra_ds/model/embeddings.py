@@ -10,10 +10,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from electra_ds.kernels.embedding import SharedMatrix
+from electra_ds.kernels.embedding import SharedMatrix, look_up
 from electra_ds.model.config import ModelConfig
+
+
+class Embedding(nn.Embedding):
+    """torch's, whose gradient is summed in float32 on every device."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Embeddings [..., E] of int64 `ids` [...]."""
+        return look_up(self.weight, ids, self.padding_idx)
 
 
 class TiedEmbedding(nn.Module):
@@ -35,7 +42,7 @@ class TiedEmbedding(nn.Module):
             [..., E] embeddings, or what `use` returned. The padding row gets no gradient from look-ups.
         """
         if ids is not None:
-            return functional.embedding(ids, self.weight, padding_idx=self.padding_id)
+            return look_up(self.weight, ids, self.padding_id)
         assert use is not None
         return use(self.weight)
 
@@ -46,8 +53,8 @@ class Embeddings(nn.Module):
     def __init__(self, config: ModelConfig, padding_id: int) -> None:
         super().__init__()
         self.word = TiedEmbedding(config.padded_vocab_size, config.embedding_size, padding_id)
-        self.position = nn.Embedding(config.max_positions, config.embedding_size)
-        self.token_type = nn.Embedding(config.token_types, config.embedding_size)
+        self.position = Embedding(config.max_positions, config.embedding_size)
+        self.token_type = Embedding(config.token_types, config.embedding_size)
         self.norm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
 
     def forward(
@@ -68,11 +75,11 @@ class DeltaEmbeddings(nn.Module):
 
     def __init__(self, config: ModelConfig, padding_id: int) -> None:
         super().__init__()
-        self.word_delta = nn.Embedding(config.padded_vocab_size, config.embedding_size, padding_idx=padding_id)
+        self.word_delta = Embedding(config.padded_vocab_size, config.embedding_size, padding_idx=padding_id)
         self.position_delta = (
-            nn.Embedding(config.max_positions, config.embedding_size) if config.gdes_positions else None
+            Embedding(config.max_positions, config.embedding_size) if config.gdes_positions else None
         )
-        self.token_type = nn.Embedding(config.token_types, config.embedding_size)
+        self.token_type = Embedding(config.token_types, config.embedding_size)
         self.norm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
 
     def matrix(self, base: Embeddings) -> Tensor:
