@@ -76,9 +76,7 @@ class DeltaEmbeddings(nn.Module):
     def __init__(self, config: ModelConfig, padding_id: int) -> None:
         super().__init__()
         self.word_delta = Embedding(config.padded_vocab_size, config.embedding_size, padding_idx=padding_id)
-        self.position_delta = (
-            Embedding(config.max_positions, config.embedding_size) if config.gdes_positions else None
-        )
+        self.position_delta = Embedding(config.max_positions, config.embedding_size) if config.gdes_positions else None
         self.token_type = Embedding(config.token_types, config.embedding_size)
         self.norm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
 
