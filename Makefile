@@ -26,7 +26,7 @@ demo: setup  ## Real text to shards, pretraining on two ranks, export, fine-tuni
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash demo/run.sh
 
 test: setup  ## The whole test suite, a file of tests on each core; the cluster's alone, as they watch the clock
-	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --ignore=tests/slurm
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup --ignore=tests/slurm
 	$(BIN)/python -m pytest tests/slurm
 
 lint: setup  ## Style and types

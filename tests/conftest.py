@@ -31,6 +31,16 @@ def one_thread():
         torch.set_num_threads(1)
 
 
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What stays in one process under `--dist loadgroup`: a file, and all tests in the one process group of a process."""
+    for item in items:
+        folder = item.path.parent.name
+        shared = folder == "training" and "alone" in item.fixturenames
+        item.add_marker(pytest.mark.xdist_group("alone" if shared else f"{folder}-{item.path.stem}"))
+
+
 MODULES = """
 argparse collections decimal doctest email fractions heapq inspect ipaddress logging optparse pathlib pdb pickle
 pickletools random shutil smtplib socket statistics string tarfile textwrap threading turtle typing unittest zipfile
