@@ -34,7 +34,7 @@ def one_thread():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """What stays in one process under `--dist loadgroup`: a file, and all tests in the one process group of a process."""
+    """What `--dist loadgroup` keeps in one process: a file, and all tests that share one process group."""
     for item in items:
         folder = item.path.parent.name
         shared = folder == "training" and "alone" in item.fixturenames
