@@ -31,7 +31,6 @@ def one_thread():
         torch.set_num_threads(1)
 
 
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """What `--dist loadgroup` keeps in one process: a file, and all tests that share one process group."""
