@@ -35,7 +35,7 @@ def models(results, request):
 def test_the_page_has_the_tables_of_the_runs(results, models):
     page = (ROOT / "docs/results.md").read_text("utf-8")
     for table in (results.score_table(models), results.paired_table(models), results.cost_table(models)):
-        assert len(table.splitlines()) > 3
+        assert len(table.splitlines()) > 2
         assert table in page
 
 

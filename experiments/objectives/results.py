@@ -106,17 +106,20 @@ def spread(values: Sequence[float], scale: float = 100.0, digits: int = 1) -> st
 
 
 def score_table(models: Sequence[Model]) -> str:
-    """Means and standard deviations over pretraining seeds (from scratch: over fine-tuning seeds) of medians."""
+    """Means and standard deviations over pretraining seeds of medians; of one model, over its fine-tuning seeds."""
     rows = []
     for name, group in by_objective(finetuned(models)).items():
-        by_task = {task: [model.score(task) for model in group] for task in TASKS}
-        if name == FLOOR:
-            by_task = {task: group[0].scores(task) for task in TASKS}
+        by_task = {task: _dots(group, task) for task in TASKS}
         means = [statistics.mean(values) for values in zip(*by_task.values(), strict=True)]
         rows.append([f"`{name}`" if name != FLOOR else name, *map(spread, by_task.values()), spread(means)])
     for name, cells in _baselines(models[-1]).items():
         rows.append([name, *("–" if value is None else f"{100 * value:.1f}" for value in cells), ""])
     return _table(["", *(f"{task} ({metric})" for task, metric in TASKS.items()), "mean"], rows)
+
+
+def _dots(group: Sequence[Model], task: str) -> list[float]:
+    """A score for each pretraining seed; of one model, or from scratch, for each fine-tuning seed."""
+    return group[0].scores(task) if len(group) == 1 else [model.score(task) for model in group]
 
 
 def _baselines(floor: Model) -> dict[str, list[float | None]]:
@@ -176,12 +179,12 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def draw_scores(models: Sequence[Model]) -> str:
-    """A panel for each task: a dot for each pretraining seed, a bar at their mean; from scratch a dot for each run."""
+    """A panel for each task: a dot for each pretraining seed (of one model: for each fine-tuning), a bar at their mean."""
     drawing, panels = plots.figure(9.0, 2.6, len(TASKS))
     groups = by_objective(finetuned(models))
     for panel, (task, metric) in zip(panels, TASKS.items(), strict=True):
         for place, (name, group) in enumerate(groups.items()):
-            values = group[0].scores(task) if name == FLOOR else [model.score(task) for model in group]
+            values = _dots(group, task)
             colour = plots.COLOURS[0 if name.startswith("electra") else 4 if name == FLOOR else 1]
             panel.plot([100 * value for value in values], [place] * len(values), "o", color=colour, markersize=4.5)
             panel.plot([100 * statistics.mean(values)], [place], "|", color=plots.INK, markersize=15)
