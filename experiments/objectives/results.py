@@ -179,7 +179,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def draw_scores(models: Sequence[Model]) -> str:
-    """A panel for each task: a dot for each pretraining seed (of one model: for each fine-tuning), a bar at their mean."""
+    """A panel for each task: a dot for each pretraining seed (of one model: each fine-tuning), a bar at their mean."""
     drawing, panels = plots.figure(9.0, 2.6, len(TASKS))
     groups = by_objective(finetuned(models))
     for panel, (task, metric) in zip(panels, TASKS.items(), strict=True):
