@@ -108,7 +108,7 @@ def facts(inputs: Inputs) -> list[Fact]:
 def _machine_facts(inputs: Inputs) -> list[Fact]:
     begun, made = lives(inputs), []
     if parameters := last([{"step": 0, **event} for event in begun], "parameters"):
-        made.append(Fact("parameters", short(parameters), "generator and discriminator, shared ones once"))
+        made.append(Fact("parameters", short(parameters), "of all networks, shared ones once"))
     if ranks := distinct(begun, "world_size"):
         made.append(Fact("ranks", " → ".join(ranks), ", ".join(distinct(begun, "device"))))
     if stage := distinct(begun, "zero_stage"):
