@@ -6,6 +6,7 @@ kill at any moment leaves a whole one.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,9 @@ class Progress:
 def newest(folder: Path, known: dict[str, str]) -> tuple[Path | None, Progress]:
     """Find the newest whole checkpoint of a seed, the same on every process.
 
+    Newer ones that are not whole are deleted: the Trainer counts them when it makes room for the next, and would
+    delete that one in their stead, by its number.
+
     Args:
         folder: of the seed's checkpoints; need not exist.
         known: this run's fingerprint, on the first process.
@@ -59,10 +63,13 @@ def newest(folder: Path, known: dict[str, str]) -> tuple[Path | None, Progress]:
 
 
 def _newest(folder: Path, known: dict[str, str]) -> str:
+    found = ""
+    broken = []
     for place in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
         try:
             there = _read(place).fingerprint
         except Exception:  # cut short, or missing: torch's errors are of many kinds
+            broken.append(place)
             continue
         if there != known:
             differing = [name for name in known if there.get(name) != known[name]]
@@ -70,8 +77,11 @@ def _newest(folder: Path, known: dict[str, str]) -> str:
                 f"output: {place} is a checkpoint of an interrupted run with other {' and '.join(differing)}; give "
                 "those of that run to go on, choose another --output, or delete it to start over"
             )
-        return str(place)
-    return ""
+        found = str(place)
+        break
+    for place in broken:
+        shutil.rmtree(place)
+    return found
 
 
 def _read(place: Path) -> Progress:

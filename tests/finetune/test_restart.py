@@ -174,6 +174,10 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(discriminator, files, cut
     (whole[0].with_name("checkpoint-9995") / "progress.pt").write_bytes(content[: len(content) // 2])
     shutil.copytree(whole[0], whole[0].with_name("checkpoint-9990"))
     (whole[0].with_name("checkpoint-9990") / "progress.pt").unlink()
+    options = {"model": discriminator, "output": cut, **QUICK, **files, **LONG, "clip": 0.5}
+    assert main(["finetune", *(f"--{name}={value}" for name, value in options.items())]) == 2
+    assert whole[0].with_name("checkpoint-9995").is_dir(), "a run that is refused deletes nothing"
+    capsys.readouterr()
     found = finetune(discriminator, cut, **files, **LONG)
     assert f"went on after update {whole[-1].name.split('-')[1]}" in capsys.readouterr().out
     assert found["runs"][0]["updates"] == 240
