@@ -90,7 +90,7 @@ def test_two_killed_processes_go_on_within_the_seed(discriminator, train_file, v
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     command, environment = launch(2, *words, f"--output={cut}")
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and not list(cut.rglob("progress.pt")):
+        while process.poll() is None and not list((cut / "seed-0" / "checkpoints").glob("*/progress.pt")):
             time.sleep(0.005)
         for worker in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
             os.kill(int(worker), signal.SIGKILL)

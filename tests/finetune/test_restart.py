@@ -126,7 +126,9 @@ def killed_after(folder, options, update):
     words = [f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in given.items()]
     with subprocess.Popen([sys.executable, "-m", "electra_ds", "finetune", *words], stdout=subprocess.PIPE) as process:
         while process.poll() is None:
-            whole = [int(path.parent.name.rpartition("-")[2]) for path in folder.rglob("progress.pt")]
+            # Not rglob, which fails on a folder that is deleted under it.
+            found = (folder / "seed-0" / "checkpoints").glob("checkpoint-*/progress.pt")
+            whole = [int(path.parent.name.rpartition("-")[2]) for path in found]
             if max(whole, default=0) >= update:
                 process.kill()
                 break
