@@ -7,7 +7,7 @@ from electra_ds.command_line import run_named
 BENCHMARKS = {
     "step": ("electra_ds.bench.step", "tokens a second of a training step, beside a plain step with transformers"),
     "kernels": ("electra_ds.bench.kernels", "time of each fused operation, by backend, beside plain torch"),
-    "launches": ("electra_ds.bench.launches", "kernel launches and bytes of each fused operation, counted without a GPU"),
+    "launches": ("electra_ds.bench.launches", "kernel launches and bytes of each fused operation, counted, not timed"),
     "quality": ("electra_ds.bench.quality", "loss curves of the fast backends beside the reference's, seed by seed"),
     "loader": ("electra_ds.bench.loader", "rows a second from shards, on one core, beside other loaders"),
     "checkpoint": ("electra_ds.bench.checkpoint", "what saving costs, in the background and not, and going on from it"),
