@@ -87,7 +87,7 @@ def run(config: CheckpointBenchConfig, folder: Path, command: str) -> Report:
         sides: dict[str, list[dict[str, Any]]] = {"true": [], "false": []}
         for number, side in in_turn(list(sides), 1 if config.short else config.rounds):
             output = folder / f"{size.name}-{side}-{number}"
-            _pretrain(size, shards, output, config.ranks, [f"--checkpoint.in_background={side}"])
+            pretrain_run(size, shards, output, config.ranks, [f"--checkpoint.in_background={side}"])
             sides[side].append(_measured(output, size))
         results.append({"size": size.name, "sides": sides, "resumed": _resumed(size, shards, output, config.ranks)})
     report = Report("checkpoint", "What a checkpoint costs", LEAD, command, machine, plain(config))
@@ -96,7 +96,7 @@ def run(config: CheckpointBenchConfig, folder: Path, command: str) -> Report:
     return report
 
 
-def _pretrain(size: Size, shards: Path, output: Path, ranks: int, options: Sequence[str]) -> None:
+def pretrain_run(size: Size, shards: Path, output: Path, ranks: int, options: Sequence[str]) -> None:
     """Run ranks to the end.
 
     Raises:
@@ -155,7 +155,7 @@ def _resumed(size: Size, shards: Path, output: Path, ranks: int) -> dict[str, fl
         copy = output.with_name(f"{output.name}-resumed")
         shutil.copytree(output, copy)
         shutil.rmtree(copy / "checkpoints" / f"step-{size.steps:08d}")
-        _pretrain(size, shards, copy, new_ranks, [f"--deepspeed=zero{stage}"])
+        pretrain_run(size, shards, copy, new_ranks, [f"--deepspeed=zero{stage}"])
         found[name] = next(line["seconds"] for line in _lines(copy) if line.get("event") == "resume")
         shutil.rmtree(copy)
     return found

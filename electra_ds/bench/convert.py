@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from electra_ds.bench.checkpoint import Size, _pretrain
+from electra_ds.bench.checkpoint import Size, pretrain_run
 from electra_ds.bench.machine import describe, usable_cores
 from electra_ds.bench.plan import TINY
 from electra_ds.bench.processes import measure
@@ -111,7 +111,7 @@ def run(config: ConvertBenchConfig, folder: Path, command: str) -> Report:
     for size in sizes:
         for stage in config.stages:
             run_folder = folder / f"{size.name}-zero{stage}"
-            _pretrain(size, shards, run_folder, config.ranks, [f"--deepspeed=zero{stage}"])
+            pretrain_run(size, shards, run_folder, config.ranks, [f"--deepspeed=zero{stage}"])
             rounds = 1 if config.short else config.rounds
             left_out = (CHECKED,) if config.short else ()
             files = ["5GB", "1MB"] if config.short else config.shard_sizes
