@@ -40,6 +40,13 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.xdist_group("alone" if shared else f"{folder}-{item.path.stem}"))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node, ids):
+    """A pytest that pytest-xdist does not know loses the groups without a word: tests would disturb each other."""
+    if node.config.getoption("dist") == "loadgroup" and not all("@" in one for one in ids):
+        pytest.exit("--dist loadgroup has no effect under this pytest; install that of constraints.txt", returncode=4)
+
+
 MODULES = """
 argparse collections decimal doctest email fractions heapq inspect ipaddress logging optparse pathlib pdb pickle
 pickletools random shutil smtplib socket statistics string tarfile textwrap threading turtle typing unittest zipfile
