@@ -32,9 +32,9 @@ def one_thread():
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """What `--dist loadgroup` keeps in one process: a file, and all tests that share one process group."""
-    for item in items:
+    for item in items if config.pluginmanager.hasplugin("xdist") else ():
         folder = item.path.parent.name
         shared = folder == "training" and "alone" in item.fixturenames
         item.add_marker(pytest.mark.xdist_group("alone" if shared else f"{folder}-{item.path.stem}"))
