@@ -29,8 +29,9 @@ def lines(
     labels: tuple[str, str],
     limit: tuple[float, str] | None = None,
     logarithmic: bool = False,
+    around_zero: bool = False,
 ) -> str:
-    """Draw lines from zero up.
+    """Draw lines, from zero up or around it.
 
     Args:
         name: of the drawing; makes the file repeatable.
@@ -38,6 +39,7 @@ def lines(
         labels: of the x and the y axis, with units.
         limit: a level to mark, and what it is.
         logarithmic: whether the x axis is.
+        around_zero: zero in the middle of the y axis, for differences.
 
     Returns:
         An SVG document.
@@ -52,7 +54,8 @@ def lines(
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         axes.minorticks_off()
-    axes.set_ylim(0, 1.12 * max([*(y for line in drawn for y in line.ys), limit[0] if limit else 0.0]))
+    highest = 1.12 * max([*(abs(y) for line in drawn for y in line.ys), limit[0] if limit else 0.0])
+    axes.set_ylim(-highest if around_zero and highest else 0, highest or None)
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
     axes.legend(fontsize=8.5, frameon=False, labelcolor=INK)

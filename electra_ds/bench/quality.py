@@ -116,7 +116,8 @@ def run(config: QualityBenchConfig, folder: Path, command: str) -> Report:
     report.results = {"steps": steps, "seeds": seeds, "runs": runs, **compare(runs)}
     report.sections = [_curves_section(report.results), _validation_section(report.results)]
     for loss in LOSSES:
-        report.figures[f"quality-{loss.replace('_', '-')}.svg"] = _drawing(report.results, loss)
+        report.figures[_name(loss)] = _drawing(report.results, loss)
+        report.figures[_name(loss, "-apart")] = _apart_drawing(report.results, loss)
     return report
 
 
@@ -172,10 +173,7 @@ def compare(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """How far apart the sides are, and the seeds of the reference, along the curves."""
     found: dict[str, Any] = {}
     for loss in LOSSES:
-        reference, fast = (np.array([run["curves"][loss] for run in runs[side]]) for side in SIDES)
-        apart = fast.mean(0) - reference.mean(0)
-        spread = reference.std(0, ddof=1) if len(reference) > 1 else np.full(apart.shape, np.nan)
-        error = spread * np.sqrt(2 / len(reference))
+        reference, apart, spread, error = _differences(runs, loss)
         inside = np.abs(apart) <= 2 * error
         found[loss] = {
             "mean": float(reference.mean(0)[-1]),
@@ -185,6 +183,17 @@ def compare(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             "within_two_errors": None if np.isnan(spread).any() else float(inside.mean()),
         }
     return {"compared": found}
+
+
+def _differences(runs: dict[str, list[dict[str, Any]]], loss: str) -> tuple[np.ndarray, ...]:
+    """Along the curve: seeds of the reference, fast less reference, spread of the seeds, the difference's standard error.
+
+    The last two are NaN where there is one seed.
+    """
+    reference, fast = (np.array([run["curves"][loss] for run in runs[side]]) for side in SIDES)
+    apart = fast.mean(0) - reference.mean(0)
+    spread = reference.std(0, ddof=1) if len(reference) > 1 else np.full(apart.shape, np.nan)
+    return reference, apart, spread, spread * np.sqrt(2 / len(reference))
 
 
 def _curves_section(results: dict[str, Any]) -> Section:
@@ -207,7 +216,9 @@ def _curves_section(results: dict[str, Any]) -> Section:
         f"{results['steps']:,} steps, {results['seeds']} seeds; a point is the mean over one of {_WINDOWS} equal parts "
         "of the steps; *errors* are standard errors of the difference.\n\n"
     )
-    drawn = "\n".join(f"![{loss}](quality-{loss.replace('_', '-')}.svg)" for loss in LOSSES)
+    drawn = "\n".join(
+        f"![{loss}]({_name(loss)})\n![{loss}, fast less reference]({_name(loss, '-apart')})" for loss in LOSSES
+    )
     return Section("Along the curves", text + drawn, header, rows)
 
 
@@ -228,3 +239,21 @@ def _drawing(results: dict[str, Any], loss: str) -> str:
     for name, choose in (("lowest", np.min), ("highest", np.max)):
         drawn.append(Line(f"reference, {name} seed", steps, choose(curves["reference"], axis=0).tolist()))
     return lines(f"quality-{loss}", drawn, ("step", loss.replace("_", " ") + " (nats)"))
+
+
+_TWO_ERRORS = (("+", 2), ("-", -2))
+
+
+def _apart_drawing(results: dict[str, Any], loss: str) -> str:
+    """What the curves themselves are too close to show."""
+    _, apart, _, error = _differences(results["runs"], loss)
+    steps = results["runs"]["reference"][0]["steps"]
+    drawn = [Line("fast less reference", steps, apart.tolist())]
+    if not np.isnan(error).any():
+        drawn += [Line(f"{sign}2 standard errors", steps, (times * error).tolist()) for sign, times in _TWO_ERRORS]
+    labels = ("step", loss.replace("_", " ") + ", difference (nats)")
+    return lines(f"quality-{loss}-apart", drawn, labels, around_zero=True)
+
+
+def _name(loss: str, ending: str = "") -> str:
+    return f"quality-{loss.replace('_', '-')}{ending}.svg"

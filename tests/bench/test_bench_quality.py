@@ -19,8 +19,9 @@ def test_the_short_mode_trains_both_sides_and_draws_them(tmp_path):
     # Nothing differs between these sides on a CPU: the curves are the same numbers.
     for loss in LOSSES:
         assert results["compared"][loss]["apart_largest"] == 0
-        name = f"quality-{loss.replace('_', '-')}.svg"
-        assert name in page and "<svg" in (tmp_path / name).read_text()
+        for ending in ("", "-apart"):
+            name = f"quality-{loss.replace('_', '-')}{ending}.svg"
+            assert f"({name})" in page and "<svg" in (tmp_path / name).read_text()
 
 
 def test_sides_are_compared_with_what_seeds_differ_by():
