@@ -186,7 +186,7 @@ def compare(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 
 def _differences(runs: dict[str, list[dict[str, Any]]], loss: str) -> tuple[np.ndarray, ...]:
-    """Along the curve: seeds of the reference, fast less reference, spread of the seeds, the difference's standard error.
+    """Seeds of the reference, fast less reference, spread of the seeds, standard error of the difference; by points.
 
     The last two are NaN where there is one seed.
     """
