@@ -78,10 +78,11 @@ def main(arguments: list[str], program: str) -> int:
     """Run them; return 0, or 1 when one failed."""
     config = parse(AllBenchConfig, bare_flag(arguments, "--short"), program)
     report = run(config, command_line(program, arguments))
-    page = report.write(config.output)
-    for one in report.results["runs"]:
-        print(f"{one['benchmark']:<12} {'ok' if not one['failed'] else 'FAILED: ' + one['failed']}")
-    print(f"{page}\n{page.with_suffix('.json')}")
+    told = [
+        f"{one['benchmark']:<12} {'ok' if not one['failed'] else 'FAILED: ' + one['failed']}"
+        for one in report.results["runs"]
+    ]
+    report.publish(config.output, *told)
     return 1 if any(one["failed"] for one in report.results["runs"]) else 0
 
 

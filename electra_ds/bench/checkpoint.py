@@ -66,8 +66,7 @@ def main(arguments: list[str], program: str) -> int:
     """Run the benchmark; return 0."""
     config = parse(CheckpointBenchConfig, bare_flag(arguments, "--short"), program)
     with tempfile.TemporaryDirectory(prefix="bench-checkpoint-") as folder:
-        page = run(config, Path(folder), command_line(program, arguments)).write(config.output)
-    print(f"{page}\n{page.with_suffix('.json')}")
+        run(config, Path(folder), command_line(program, arguments)).publish(config.output)
     return 0
 
 

@@ -85,8 +85,7 @@ def main(arguments: list[str], program: str) -> int:
     """Run the benchmark; return 0."""
     config = parse(ConvertBenchConfig, bare_flag(arguments, "--short"), program)
     with tempfile.TemporaryDirectory(prefix="bench-convert-") as folder:
-        page = run(config, Path(folder), command_line(program, arguments)).write(config.output)
-    print(f"{page}\n{page.with_suffix('.json')}")
+        run(config, Path(folder), command_line(program, arguments)).publish(config.output)
     return 0
 
 

@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from electra_ds.bench.machine import describe, usable_cores
-from electra_ds.bench.plan import TINY
 from electra_ds.bench.report import Report, Section, command_line
 from electra_ds.bench.statistics import Spread, in_turn, ratios
-from electra_ds.bench.text import VOCABULARY
 from electra_ds.command_line import bare_flag, parse, plain
 from electra_ds.kernels.backends import OPERATIONS, survey
-from electra_ds.recipe import parse_recipe
 
 if TYPE_CHECKING:
     import torch
@@ -73,8 +70,7 @@ class KernelsBenchConfig:
 def main(arguments: list[str], program: str) -> int:
     """Run the benchmark; return 0."""
     config = parse(KernelsBenchConfig, bare_flag(arguments, "--short"), program)
-    page = run(config, command_line(program, arguments)).write(config.output)
-    print(f"{page}\n{page.with_suffix('.json')}")
+    run(config, command_line(program, arguments)).publish(config.output)
     return 0
 
 
@@ -139,16 +135,12 @@ def _measure_recipe(
 ) -> dict[str, Any]:
     import torch
 
-    from electra_ds.bench.kernels_cases import CASES, Shape
+    from electra_ds.bench.kernels_cases import CASES, shape_of
 
-    options = [*TINY[1:], "--data.sequence_length=32"] if config.short else []
-    recipe = parse_recipe([f"--config={name}", "--output=unused", "--data.path=unused", *options], "bench kernels")
-    length = recipe.data.sequence_length
-    rows = max(1, (config.tokens or _TOKENS[device.type]) // length)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}[config.precision]
     torch.manual_seed(0)
-    model = replace(recipe.model, vocab_size=VOCABULARY)
-    shape = Shape(rows, length, model, recipe.objective.mask_fraction, dtype, device)
+    tokens = config.tokens or _TOKENS[device.type]
+    shape = shape_of(name, "bench kernels", tokens, dtype, device, tiny=config.short)
     return {
         operation: measure(CASES[operation](shape, backends[operation]), config, device)
         for operation in config.operations

@@ -7,13 +7,15 @@ E embedding size, V padded vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from electra_ds.bench.plan import TINY
 from electra_ds.bench.step_peers import gumbel_samples
+from electra_ds.bench.text import VOCABULARY
 from electra_ds.kernels.attention import Layout, attention, attention_layout, count_segments, segment_slots
 from electra_ds.kernels.discriminator import discriminator_loss
 from electra_ds.kernels.dropout import dropout
@@ -21,6 +23,7 @@ from electra_ds.kernels.gelu import bias_gelu
 from electra_ds.kernels.layer_norm import dropout_add_layer_norm
 from electra_ds.kernels.vocabulary import vocabulary_head
 from electra_ds.model.config import ModelConfig
+from electra_ds.recipe import parse_recipe
 
 PLAIN, TORCH = "plain", "torch"
 COMPILED = ", compiled"
@@ -47,6 +50,29 @@ class Shape:
     def keys(self) -> Tensor:
         """Dropout keys, int32 [B, 2]."""
         return torch.randint(2**31 - 1, (self.rows, 2), dtype=torch.int32, device=self.device)
+
+
+def shape_of(
+    name: str, program: str, tokens: int, dtype: torch.dtype, device: torch.device, tiny: bool = False
+) -> Shape:
+    """The shape of a recipe's model, with the paper's vocabulary.
+
+    Args:
+        name: of a shipped recipe, or a file.
+        program: what errors name.
+        tokens: of a micro-batch; one row at least.
+        dtype: of the tensors.
+        device: where they lie.
+        tiny: a few small layers on rows of 32, for tests.
+
+    Raises:
+        UserError: the recipe is wrong.
+    """
+    options = [*TINY[1:], "--data.sequence_length=32"] if tiny else []
+    recipe = parse_recipe([f"--config={name}", "--output=unused", "--data.path=unused", *options], program)
+    length = recipe.data.sequence_length
+    model = replace(recipe.model, vocab_size=VOCABULARY)
+    return Shape(max(1, tokens // length), length, model, recipe.objective.mask_fraction, dtype, device)
 
 
 @dataclass(frozen=True)

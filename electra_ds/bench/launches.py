@@ -6,26 +6,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from electra_ds.bench.kernels_cases import CASES, PLAIN, Case, shape_of
 from electra_ds.bench.machine import describe
-from electra_ds.bench.plan import TINY
 from electra_ds.bench.report import Report, Section, command_line
-from electra_ds.bench.text import VOCABULARY
 from electra_ds.command_line import bare_flag, parse, plain
 from electra_ds.errors import UserError
-from electra_ds.recipe import parse_recipe
+from electra_ds.kernels import backends
 
-if TYPE_CHECKING:
-    from electra_ds.bench.kernels_cases import Case
-
-OPERATIONS = ("layer_norm", "gelu", "vocabulary_head", "discriminator_head")
+TRITON = "triton"
+OPERATIONS = [name for name, has in backends.OPERATIONS.items() if TRITON in has]
 """Those with kernels of our own. The kernels of attention are a library's, and the compiler makes those of dropout."""
-WAYS = (PLAIN, TRITON) = ("plain", "triton")
 
 LEAD = """\
 What each operation of `electra_ds/kernels` that has Triton kernels launches, and the bytes of memory that these
@@ -63,8 +59,7 @@ class LaunchesBenchConfig:
 def main(arguments: list[str], program: str) -> int:
     """Run the benchmark; return 0."""
     config = parse(LaunchesBenchConfig, bare_flag(arguments, "--short"), program)
-    page = run(config, command_line(program, arguments)).write(config.output)
-    print(f"{page}\n{page.with_suffix('.json')}")
+    run(config, command_line(program, arguments)).publish(config.output)
     return 0
 
 
@@ -74,8 +69,6 @@ def run(config: LaunchesBenchConfig, command: str) -> Report:
     Raises:
         UserError: a recipe is wrong, or triton is not installed.
     """
-    from electra_ds.bench.kernels_cases import CASES, Shape
-
     try:
         import electra_ds.kernels.triton  # noqa: F401
     except ImportError as error:
@@ -85,12 +78,7 @@ def run(config: LaunchesBenchConfig, command: str) -> Report:
         config = replace(config, tokens=64, recipes=["small"])
     report = Report("launches", "Launches and bytes", LEAD, command, describe(("torch", "triton")), plain(config))
     for name in config.recipes:
-        options = [*TINY[1:], "--data.sequence_length=32"] if config.short else []
-        recipe = parse_recipe([f"--config={name}", "--output=unused", "--data.path=unused", *options], "bench launches")
-        length = recipe.data.sequence_length
-        model = replace(recipe.model, vocab_size=VOCABULARY)
-        rows = max(1, config.tokens // length)
-        shape = Shape(rows, length, model, recipe.objective.mask_fraction, torch.bfloat16, torch.device("cpu"))
+        shape = shape_of(name, "bench launches", config.tokens, torch.bfloat16, torch.device("cpu"), tiny=config.short)
         results = {operation: count_case(CASES[operation](shape, [TRITON])) for operation in config.operations}
         report.results[name] = results
         report.sections.append(_section(name, results))
@@ -100,7 +88,7 @@ def run(config: LaunchesBenchConfig, command: str) -> Report:
 def count_case(case: Case) -> dict[str, Any]:
     """``launches`` and ``bytes`` of the ``forward`` and the ``backward`` pass of each way of an operation."""
     found = {}
-    for name in WAYS:
+    for name in (PLAIN, TRITON):
         with Counter() as forward:
             output = case.ways[name]()
         gradient = torch.ones_like(output)

@@ -84,8 +84,7 @@ def main(arguments: list[str], program: str) -> int:
     """Run the benchmark; return 0."""
     config = parse(QualityBenchConfig, bare_flag(arguments, "--short"), program)
     with tempfile.TemporaryDirectory(prefix="bench-quality-") as folder:
-        page = run(config, Path(folder), command_line(program, arguments)).write(config.output)
-    print(f"{page}\n{page.with_suffix('.json')}")
+        run(config, Path(folder), command_line(program, arguments)).publish(config.output)
     return 0
 
 
@@ -241,16 +240,13 @@ def _drawing(results: dict[str, Any], loss: str) -> str:
     return lines(f"quality-{loss}", drawn, ("step", loss.replace("_", " ") + " (nats)"))
 
 
-_TWO_ERRORS = (("+", 2), ("-", -2))
-
-
 def _apart_drawing(results: dict[str, Any], loss: str) -> str:
     """What the curves themselves are too close to show."""
     _, apart, _, error = _differences(results["runs"], loss)
     steps = results["runs"]["reference"][0]["steps"]
     drawn = [Line("fast less reference", steps, apart.tolist())]
     if not np.isnan(error).any():
-        drawn += [Line(f"{sign}2 standard errors", steps, (times * error).tolist()) for sign, times in _TWO_ERRORS]
+        drawn += [Line(f"{times:+d} standard errors", steps, (times * error).tolist()) for times in (2, -2)]
     labels = ("step", loss.replace("_", " ") + ", difference (nats)")
     return lines(f"quality-{loss}-apart", drawn, labels, around_zero=True)
 

@@ -58,6 +58,11 @@ class Report:
                 file.write(svg)
         return page
 
+    def publish(self, folder: Path, *told: str) -> None:
+        """Write it, then print some lines and where the page and the numbers are."""
+        page = self.write(folder)
+        print(*told, page, page.with_suffix(".json"), sep="\n")
+
     def markdown(self) -> str:
         """The whole page."""
         machine = Section("On what", "", ("", ""), [[name, value] for name, value in self.machine.items()])

@@ -112,12 +112,10 @@ def main(arguments: list[str], program: str) -> int:
     config = parse(StepBenchConfig, given, program)
     with tempfile.TemporaryDirectory(prefix="bench-step-") as folder:
         report = run(config, Path(folder), command_line(program, arguments))
-    page = report.write(config.output)
+    report.publish(config.output, step_report.told(report.results))
     if config.json:
         config.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(config.json, report.results)
-    print(step_report.told(report.results))
-    print(f"{page}\n{page.with_suffix('.json')}")
     return 0
 
 
